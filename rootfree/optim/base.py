@@ -1,0 +1,83 @@
+"""What every optimizer of this package shares: validation, gradients, and a state that keeps its dtype."""
+
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose subclasses write only `update(group)`: one step of one parameter group."""
+
+    def update(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group from their gradients, in place."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform one step; `closure`, if given, re-evaluates the model and returns the loss, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self.update(group)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state bit for bit: unlike torch's own, a state tensor keeps its dtype when the parameter's differs."""
+        super().load_state_dict(state_dict)
+        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            if saved_id in state_dict["state"]:
+                saved = state_dict["state"][saved_id]
+                self.state[param] = {key: _copy_to(value, param.device) for key, value in saved.items()}
+
+
+def _copy_to(value: Any, device: torch.device) -> Any:
+    """Copy a state value: tensors to `device` with dtype and layout kept, lists of tensors likewise."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device=device, copy=True)
+    if isinstance(value, list):
+        return [_copy_to(item, device) for item in value]
+    return deepcopy(value)
+
+
+def with_gradient(group: dict[str, Any]) -> Iterator[Tensor]:
+    """The group's parameters that have a gradient; `ValueError` for a sparse or complex one."""
+    for param in group["params"]:
+        if param.grad is None:
+            continue
+        if param.grad.is_sparse or torch.is_complex(param):
+            kind = "sparse" if param.grad.is_sparse else "complex"
+            raise ValueError(f"a {kind} gradient (shape {tuple(param.shape)}) is not supported: dense real ones are")
+        yield param
+
+
+def check(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Raise `ValueError` unless `value` is a number in [low, high], or (low, high] with `open_low`; NaN never is."""
+    number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
+    if not number or not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+        bracket = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+        raise ValueError(f"{name} = {value!r} is not allowed: a number in {bracket} is")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} = {value!r} is not allowed: one of {', '.join(map(repr, choices))} is")
+
+
+STATE_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def dtype_name(state_dtype: str | torch.dtype | None) -> str | None:
+    """Return the name of a state dtype ("bfloat16"), so that parameter groups hold plain Python values only."""
+    name = str(state_dtype).removeprefix("torch.") if isinstance(state_dtype, torch.dtype) else state_dtype
+    check_choice("state_dtype", name, (None, *STATE_DTYPES))
+    return name
