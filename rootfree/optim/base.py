@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -81,3 +82,48 @@ def dtype_name(state_dtype: str | torch.dtype | None) -> str | None:
     name = str(state_dtype).removeprefix("torch.") if isinstance(state_dtype, torch.dtype) else state_dtype
     check_choice("state_dtype", name, (None, *STATE_DTYPES))
     return name
+
+
+def dtype_of_state(group: dict[str, Any], param: Tensor) -> torch.dtype:
+    """The dtype in which a group keeps the state of one of its parameters."""
+    return getattr(torch, group["state_dtype"]) if group["state_dtype"] else param.dtype
+
+
+def foreach(operation: str, tensors: list[Tensor], *others: list[Tensor] | float | Tensor, **scalars: float) -> list[Tensor]:
+    """Apply `Tensor.<operation>` to every tensor of a list, as one multi-tensor operation, and round the results to the dtype of that tensor.
+
+    A compiled function fuses the operations anyway; there they are spelled out, tensor by tensor and with explicit casts, because inductor then rounds
+    low-precision results where eager operations do. Both compute in float32 at least.
+    """
+    if not torch.compiler.is_compiling():
+        return getattr(torch, f"_foreach_{operation}")(tensors, *others, **scalars)
+    columns = [other if isinstance(other, list) else [other] * len(tensors) for other in others]
+    function = getattr(Tensor, operation.removesuffix("_"))
+    results = [function(*map(_widened, row), **scalars).to(row[0].dtype) for row in zip(tensors, *columns, strict=True)]
+    if operation.endswith("_"):
+        for tensor, result in zip(tensors, results, strict=True):
+            tensor.copy_(result)
+    return results
+
+
+def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:
+    """Do x <- factor x in place. A 0-d tensor, since on a CPU `_foreach_mul_` rounds a Python number to the dtype of x (0.9 to 0.8984 in bfloat16)."""
+    foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64))
+
+
+def subtract_(params: list[Tensor], directions: list[Tensor], lr: float | Tensor) -> None:
+    """Do p <- p - lr d in place, rounding neither lr nor lr d to a low precision; a tensor `lr` may change without compiling again."""
+    if isinstance(lr, Tensor):
+        foreach("sub_", params, foreach("mul", [_widened(direction) for direction in directions], lr))
+    else:
+        foreach("add_", params, directions, alpha=-lr)
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+@cache
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile an update: one graph per set of shapes, which rounds low-precision intermediates as the eager operations do."""
+    return torch.compile(function, fullgraph=True, dynamic=False, options={"emulate_precision_casts": True})
