@@ -164,7 +164,12 @@ def _scatter(study: Study, look: dict[str, Look]) -> Drawing:
         runs = pd.concat([study.finished(arm, "test_acc"), study.finished(arm, "gap_acc")], axis=1).dropna()
         style = look[arm]
         axes.plot(runs["test_acc"], runs["gap_acc"], style.marker, color=style.color, alpha=0.45, ms=4.5, mew=0)
-        large: dict[str, Any] = {"color": style.color, "mfc": "none" if arm.startswith(ROOT_FREE) else style.color, "ms": 9, "mew": 1.8}
+        large: dict[str, Any] = {
+            "color": style.color,
+            "mfc": "none" if arm.startswith(ROOT_FREE) else style.color,
+            "ms": 9,
+            "mew": 1.8,
+        }
         mean = runs.mean()
         axes.plot(mean["test_acc"], mean["gap_acc"], style.marker, **large, ls="", label=f"{arm} (n = {len(runs)})")
     axes.set_xlabel("test accuracy (%)")

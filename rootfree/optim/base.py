@@ -89,7 +89,9 @@ def dtype_of_state(group: dict[str, Any], param: Tensor) -> torch.dtype:
     return getattr(torch, group["state_dtype"]) if group["state_dtype"] else param.dtype
 
 
-def foreach(operation: str, tensors: list[Tensor], *others: list[Tensor] | float | Tensor, **scalars: float) -> list[Tensor]:
+def foreach(
+    operation: str, tensors: list[Tensor], *others: list[Tensor] | float | Tensor, **scalars: float
+) -> list[Tensor]:
     """Apply `Tensor.<operation>` to every tensor of a list, as one multi-tensor operation, and round the results to the dtype of that tensor.
 
     A compiled function fuses the operations anyway; there they are spelled out, tensor by tensor and with explicit casts, because inductor then rounds

@@ -186,7 +186,11 @@ class RFRMSProp(Optimizer):
         position = {param: i for i, param in enumerate(chain.from_iterable(g["params"] for g in self.param_groups))}
         function, lr, momentum = rf_rmsprop_, group["lr"], group["momentum"]
         if group["compile"]:  # what schedulers change goes in as tensors, since a new number would compile again
-            function, lr, momentum = compiled(rf_rmsprop_), torch.as_tensor(lr, dtype=torch.float64), torch.as_tensor(momentum, dtype=torch.float64)
+            function, lr, momentum = (
+                compiled(rf_rmsprop_),
+                torch.as_tensor(lr, dtype=torch.float64),
+                torch.as_tensor(momentum, dtype=torch.float64),
+            )
         function(
             params,
             [param.grad for param in params],

@@ -43,7 +43,12 @@ def _hash(x: Tensor) -> Tensor:
 
 
 def average_squares_(
-    second_moments: Sequence[Tensor], grads: Sequence[Tensor], beta2: float, gain: float, steps: Sequence[Tensor], seeds: Sequence[int]
+    second_moments: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    beta2: float,
+    gain: float,
+    steps: Sequence[Tensor],
+    seeds: Sequence[int],
 ) -> None:
     """Do s <- beta2 s + gain g^2 in place: stochastically rounded where `steps` are given, else in the arithmetic of s, which rounds to nearest."""
     if not steps:
@@ -60,7 +65,9 @@ def check_rounding(rounding: Any, state_dtype: str | None) -> None:
     """Raise `ValueError` unless `rounding` is known, and possible for this state dtype."""
     check_choice("rounding", rounding, ("nearest", "stochastic"))
     if rounding == "stochastic" and state_dtype != "bfloat16":
-        raise ValueError(f"rounding = 'stochastic' is not allowed with state_dtype = {state_dtype!r}: it needs 'bfloat16'")
+        raise ValueError(
+            f"rounding = 'stochastic' is not allowed with state_dtype = {state_dtype!r}: it needs 'bfloat16'"
+        )
 
 
 def warn_of_freeze(groups: list[dict[str, Any]], beta2s: list[float]) -> None:

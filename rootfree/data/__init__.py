@@ -1,0 +1,1 @@
+"""Data sets: one function per source, each returning `Splits`."""

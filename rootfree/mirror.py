@@ -1,0 +1,62 @@
+"""W&B as a mirror of a run's folder: same keys, same run id; no failure of it ever stops a run."""
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+
+class Mirror:
+    """A W&B run that shadows one record; after the first failure, or with mode "disabled", it does nothing.
+
+    Args:
+        folder: of the run; W&B writes beneath it.
+        config: the run's whole config, with its `run_id` and `preset`.
+        mode: "offline" needs neither account nor network, "online" has both, "disabled" mirrors nothing.
+        project: W&B's project.
+    """
+
+    def __init__(
+        self, folder: Path, config: dict[str, Any], mode: Literal["offline", "online", "disabled"], project: str
+    ) -> None:
+        self._run: Any = None
+        if mode == "disabled":
+            return
+        try:
+            import wandb
+
+            self._run = wandb.init(
+                mode=mode,
+                project=project,
+                dir=folder,
+                id=config["run_id"],
+                name=config["run_id"],
+                group=config["preset"],
+                config=config,
+                resume="allow",
+                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+            )
+        except Exception as error:
+            self._give_up(error)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Mirror one line of metrics.jsonl."""
+        if self._run is not None:
+            try:
+                self._run.log(metrics)
+            except Exception as error:
+                self._give_up(error)
+
+    def close(self, summary: dict[str, Any]) -> None:
+        """Mirror summary.json and end the W&B run."""
+        if self._run is not None:
+            try:
+                self._run.summary.update(summary)
+                self._run.finish()
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """W&B raises errors of many kinds, none of which is worth a run: say so once, and go on without it."""
+        self._run = None
+        warnings.warn(f"W&B does not work ({error}); the record goes on without it (wandb.mode=disabled silences this)",
+                      stacklevel=2)  # fmt: skip

@@ -1,0 +1,208 @@
+"""One run's folder, `<outputs>/<run id>/`: config.yaml, metrics.jsonl, checkpoint.pt, and summary.json once it ended.
+
+Local files are the truth; W&B is a mirror of them. `summary.json` is written last and atomically: it exists if and only
+if the run ended.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from rootfree.mirror import Mirror
+
+NUMERICS = 1  # raised whenever a change of code changes training results; part of every run id
+SCIENCE = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "seed")
+PLACES = ("root", "cache", "download")  # where data lies says nothing about what it is
+
+
+def science(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Return the part of a config that decides the result: no paths, no machine, no W&B, no names of choices."""
+    chosen = {key: config[key] for key in SCIENCE}
+    dataset = {key: value for key, value in config["dataset"].items() if key not in PLACES}
+    return {"numerics": NUMERICS, **chosen, "dataset": {**dataset, "fingerprint": fingerprint}}
+
+
+def identity(content: dict[str, Any]) -> str:
+    """Hash a nested dict of plain values: 12 hexadecimal digits, the same on every machine."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Record:
+    """The folder of one run, claimed by this process while it lives.
+
+    Args:
+        outputs: folder of all runs.
+        config: the whole resolved config, plain values.
+        fingerprint: of the data set.
+        mirror: makes the W&B mirror of (folder, config).
+
+    Raises:
+        ValueError: if the folder holds another config than its id says, or another process is at work in it.
+        OSError: if the folder cannot be written.
+    """
+
+    def __init__(self, outputs: Path, config: dict[str, Any], fingerprint: str, mirror: Callable[..., Mirror]) -> None:
+        self.science = science(config, fingerprint)
+        self.run_id = identity(self.science)
+        self.config = {"run_id": self.run_id, "fingerprint": fingerprint, **config}
+        self.folder = outputs / self.run_id
+        self.title = f"{self.run_id} {config['names']['arm']} seed {config['seed']}"
+        self._make_mirror = mirror
+        self._lock = FileLock(self.folder / "lock")
+
+    @property
+    def finished(self) -> bool:
+        """Whether this run ended before."""
+        return (self.folder / "summary.json").exists()
+
+    def open(self) -> None:
+        """Claim the folder, check what is in it, write config.yaml, start the mirror."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{self.folder} is being written by another process: wait for it, or stop it") from None
+        file = self.folder / "config.yaml"
+        if file.exists():
+            found: Any = OmegaConf.to_container(OmegaConf.load(file))
+            there = science(found, found["fingerprint"])
+            if identity(there) != self.run_id:
+                key, mine, other = _first_difference(self.science, there)
+                raise ValueError(
+                    f"{file} was changed under a half-finished run: {key} is {other!r} there and {mine!r} here. "
+                    f"Restore it, or remove {self.folder} to start again"
+                )
+        else:
+            _write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
+        self._metrics = (self.folder / "metrics.jsonl").open("ab")
+        self._mirror = self._make_mirror(self.folder, self.config)
+
+    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
+        """Return what `save_checkpoint` kept last, or None; metrics written after it are cut off."""
+        file = self.folder / "checkpoint.pt"
+        if not file.exists():
+            self._metrics.truncate(0)
+            return None
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        self._metrics.truncate(state["metrics_bytes"])
+        return state
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Keep a state from which the run goes on bit for bit; the old one stays until the new one is whole."""
+        self._metrics.seek(0, os.SEEK_END)
+        part = self.folder / "checkpoint.part"
+        with part.open("wb") as file:
+            torch.save({**state, "metrics_bytes": self._metrics.tell()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.folder / "checkpoint.pt")
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl; numbers that are not finite become null."""
+        self._metrics.write(_json_line(metrics))
+        self._metrics.flush()
+        self._mirror.log(metrics)
+
+    def close(self, summary: dict[str, Any], device: str) -> None:
+        """Write summary.json, drop the checkpoint, let the folder go, and say how the run ended."""
+        names = self.config["names"]
+        whole = {
+            "run_id": self.run_id,
+            "purpose": purpose(self.config),
+            "preset": self.config["preset"],
+            "scale": self.config["scale"],
+            **names,
+            "seed": self.config["seed"],
+            "study": identity({key: self.science[key] for key in self.science if key not in ("optimizer", "seed")}),
+            "batch_size": self.config["dataset"]["batch_size"],
+            **summary,
+            **code(),
+            "device": device,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": self.config["command"],
+            "config": {key: value for key, value in self.science.items() if key != "numerics"},
+            "numerics": NUMERICS,
+        }
+        self._metrics.close()
+        self._mirror.close(whole)
+        _write_atomically(self.folder / "summary.json", _json_line(whole, indent=1))
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        self.release()
+        test = "" if whole["test_acc"] is None else f", test {whole['test_acc']:.2%}"
+        print(f"{self.title} {whole['status']}: val {whole['val_acc']:.2%}{test}, {whole['seconds']:.0f} s", flush=True)
+
+    def release(self) -> None:
+        """Let the folder go, for another process or a later try."""
+        self._lock.release()
+
+
+def purpose(config: dict[str, Any]) -> str:
+    """Return what a run is for: a search never sees test, a smoke run is no evidence, all else is final."""
+    if not config["trainer"]["evaluate_test"]:
+        return "search"
+    return "smoke" if config["scale"] == "smoke" else "final"
+
+
+@lru_cache(maxsize=1)
+def code() -> dict[str, Any]:
+    """Commit, dirty flag and versions: which code made a number (null outside a checkout)."""
+
+    def git(*arguments: str) -> str | None:
+        here = Path(__file__).parent
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    packages = ("rootfree", "torch", "torchvision", "timm", "numpy", "hydra-core")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def _json_line(content: dict[str, Any], indent: int | None = None) -> bytes:
+    """Encode as JSON with a final newline; NaN and infinities, which JSON lacks, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return (json.dumps(plain(content), indent=indent) + "\n").encode()
+
+
+def _write_atomically(file: Path, content: bytes) -> None:
+    part = file.with_suffix(".part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(file)
+
+
+def _first_difference(mine: Any, other: Any, key: str = "") -> tuple[str, Any, Any]:
+    """Return (dotted key, value here, value there) of the first difference between two nested dicts."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for name in sorted(mine.keys() | other.keys()):
+            if mine.get(name) != other.get(name):
+                return _first_difference(mine.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    return key, mine, other

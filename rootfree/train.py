@@ -1,0 +1,187 @@
+"""The entry: compose, check, seed, build, fit, close the record. The only importer of Hydra."""
+
+import inspect
+import json
+import os
+import re
+import shlex
+import sys
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import hydra
+import torch
+from annotated_types import Ge, Gt
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from rootfree.record import Record
+from rootfree.trainer import describe_device, pick_device
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keyword argument
+    "seed": Annotated[int, Ge(0)],
+    "outputs": str,
+    "device": str,
+    "threads": Annotated[int, Gt(0)],
+    "preset": str | None,
+    "scale": Literal["smoke", "laptop", "gpu", "paper"] | None,
+    "cost": Annotated[float, Gt(0)] | None,
+    "plan": bool,
+}
+BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "wandb")  # each one callable's arguments
+
+
+class SettingsError(Exception):
+    """A setting that cannot work; the message names the key, the value and what is allowed."""
+
+
+def run(config: DictConfig) -> None:
+    """Train one run, unless it is finished already."""
+    check(config)
+    try:
+        device = pick_device(config.device)
+        data = build(config.dataset)
+        record = Record(Path(config.outputs), complete(config, data.name), data.fingerprint, build(config.wandb))
+        if config.plan or record.finished:
+            print(f"{'done ' if record.finished else 'to do'} {record.title}", flush=True)
+            return
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        model = build(config.model)(num_classes=len(data.classes), image_size=data.image_size)
+        model = model.to(device, memory_format=torch.channels_last)
+        record.open()
+    except (ValueError, OSError) as error:
+        raise SettingsError(str(error)) from error
+    try:
+        summary = build(config.trainer)(
+            model=model,
+            loss=build(config.loss),
+            optimizer=build(config.optimizer)(model.parameters()),
+            schedule=build(config.schedule),
+            data=data,
+            record=record,
+            seed=config.seed,
+            device=device,
+        )
+        record.close(summary, describe_device(device))
+    finally:
+        record.release()
+
+
+def build(block: DictConfig) -> Any:
+    """Call a block's `_target_` with its other leaves, or bind them where it says `_partial_`."""
+    try:
+        return instantiate(block, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ or error from None  # what went wrong, without the wrapping
+
+
+def complete(config: DictConfig, dataset_name: str) -> dict[str, Any]:
+    """Resolve a config to plain values, with the names of its choices and the command that runs it again."""
+    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
+    names = {group: choices[group] for group in ("model", "loss", "optimizer", "schedule")}
+    own = [override for override in overrides if override.startswith("optimizer.")]
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return {
+        **resolved,
+        "names": {"dataset": dataset_name, **names, "arm": " ".join([names["optimizer"], *own])},
+        "command": shlex.join(["python", "-m", "rootfree.train", *overrides]),
+    }
+
+
+def check(config: DictConfig) -> None:
+    """Refuse, before any data is read, a setting that nothing takes, of a wrong type, or out of its range.
+
+    Raises:
+        SettingsError: naming the key, the value and what is allowed.
+    """
+    for key in config:
+        if key not in SETTINGS and key not in BLOCKS:
+            presets = ", ".join(
+                sorted(f"+experiments/{p.parent.name}={p.stem}" for p in ROOT.glob("experiments/*/*.yaml"))
+            )
+            raise SettingsError(f"{key} is no setting: there are {', '.join([*SETTINGS, *BLOCKS])}; presets: {presets}")
+    for key, kind in SETTINGS.items():
+        check_value(key, config[key], kind)
+    for key in BLOCKS:
+        check_block(key, config[key])
+    check_value("optimizer.lr", config.optimizer.get("lr"), Annotated[float, Ge(0)])  # the schedule scales it
+    given = {key: value for key, value in config.optimizer.items() if not key.startswith("_")}
+    try:  # torch's and ours check ranges in the constructor
+        build(config.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
+        build(config.loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
+    except (ValueError, RuntimeError) as error:
+        raise SettingsError(f"{error} (optimizer: {given}, loss: {config.loss})") from error
+
+
+def check_block(key: str, block: DictConfig) -> None:
+    """Check that each leaf of a block is a keyword argument of its `_target_`, of the annotated type and range."""
+    if "_target_" not in block:
+        raise SettingsError(f"{key} = {block} is not a choice: configs/{key} has {_choices(key)}")
+    target = get_object(block["_target_"])
+    function = target.__init__ if inspect.isclass(target) else target
+    parameters = inspect.signature(target).parameters
+    kinds = typing.get_type_hints(function, include_extras=True)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in block:
+        if str(name).startswith("_"):
+            continue
+        if OmegaConf.is_missing(block, name):
+            raise SettingsError(f"{key}.{name} is missing: give it, {key}.{name}=...")
+        if name not in parameters and not open_ended:
+            raise SettingsError(f"{key}.{name} = {block[name]!r} is no argument of {block['_target_']}, "
+                                f"which takes {', '.join(parameters)}")  # fmt: skip
+        check_value(f"{key}.{name}", block[name], kinds.get(str(name), Any))
+
+
+def check_value(key: str, value: Any, kind: Any) -> None:
+    """Check a value against a type annotation, ranges included (`Annotated[int, Gt(0)]`), as strictly as JSON is."""
+    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False))
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    try:
+        adapter.validate_json(json.dumps(plain))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{place}]" for place in first["loc"] if isinstance(place, int))
+        raise SettingsError(f"{key}{where} = {value!r} is not allowed: {first['msg'].lower()}") from None
+
+
+def _choices(group: str) -> str:
+    return ", ".join(sorted(file.stem for file in (ROOT / "configs" / group).glob("*.yaml")))
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
+def job(config: DictConfig) -> None:
+    """What Hydra calls for each run, in this process or a worker's."""
+    run(config)
+
+
+def main() -> None:
+    """Run the command line; a wrong setting ends it with one or two lines and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing a part of the traceback
+    try:
+        try:
+            job()
+        except ConfigCompositionException as error:
+            # Hydra knows neither the value nor what is allowed; as an added key the override meets our own check
+            if (unknown := re.match("Could not override '(.+?)'", str(error))) is None:
+                raise
+            sys.argv = [f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in sys.argv]
+            job()
+    except (SettingsError, HydraException, OmegaConfBaseException, OSError) as error:
+        message = str(error).partition("Config search path")[0]
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    # as a module of its own name, not as __main__, so that workers can import what they are sent
+    from rootfree import train
+
+    train.main()
