@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rootfree.analysis.tables import collect
+from rootfree.analysis.collect import collect
 
 
 def main() -> None:

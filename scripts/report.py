@@ -4,11 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from rootfree.analysis.collect import collect
 from rootfree.analysis.report import report
-from rootfree.analysis.tables import collect
 
 CLAIMS = Path(__file__).parents[1] / "experiments" / "claims.yaml"
 
@@ -29,7 +30,9 @@ def main() -> None:
         sys.exit(f"report: {error}")
     console = Console()
     for table in written.tables:
-        printed = Table(*table.header, caption=table.caption, caption_justify="left")
+        printed = Table(caption=table.caption, caption_justify="left", box=SIMPLE)
+        for name in table.header:
+            printed.add_column(name, overflow="fold")
         for row in table.rows:
             printed.add_row(*row)
         console.print(printed)

@@ -22,7 +22,7 @@ INK = "#24292f"
 OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]
 MARKERS = "osD^vP"
 ROOT_FREE = ("rf_", "if_")
-WIDTH = 4.8  # inches
+WIDTH = 4.3  # inches
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(
         ["text.color", "axes.labelcolor", "axes.edgecolor", "grid.color", "xtick.color", "ytick.color"], INK
@@ -120,22 +120,22 @@ def _strip(study: Study, look: dict[str, Look], name: str, label: str, values: d
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
     _title(figure, study)
-    text = (
-        "Every point is one seed; beside the points their mean with its 95% t interval (cut where it leaves the frame)."
-    )
-    return Drawing(name, figure, f"{label[0].upper()}{label[1:]}. {text} {_counts(study, arms)}")
+    what = "pair of runs" if name.startswith("minus") else "seed"
+    text = f"Every point is one {what}; beside them the mean with its 95% t interval (cut where it leaves the frame)."
+    counts = _counts(study, {arm: data.size for arm, data in values.items()})
+    return Drawing(name, figure, f"{label[0].upper()}{label[1:]}. {text} {counts}")
 
 
 def _curves(study: Study, look: dict[str, Look], metric: str, label: str) -> Drawing:
     """Mean over the seeds that finished, a band of one standard deviation, and thin lines for diverged runs."""
+    sizes = {arm: study.finished(arm, metric).size for arm in study.arms}
     figure = Figure(figsize=(WIDTH, 3.1 + 0.17 * ((len(study.arms) + 1) // 2)), layout="constrained")
     axes = figure.add_subplot()
     for arm in study.arms:
         curves, style = study.curves[study.curves["arm"] == arm], look[arm]
         by_epoch = curves[curves["status"] == "finished"].groupby("epoch")[metric]
         mean, sd = by_epoch.mean(), by_epoch.std().fillna(0)
-        label_n = f"{arm} (n = {study.finished(arm, metric).size})"
-        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=label_n)
+        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=f"{arm} (n = {sizes[arm]})")
         axes.fill_between(mean.index, mean - sd, mean + sd, color=style.color, alpha=0.15, lw=0)
         for _, run in curves[curves["status"] == "diverged"].groupby("run_id"):
             alive = run.dropna(subset=[metric])
@@ -153,31 +153,28 @@ def _curves(study: Study, look: dict[str, Look], metric: str, label: str) -> Dra
     text = f"{label[0].upper()}{label[1:]} after each epoch: mean over seeds with a band of one standard deviation."
     if any(map(study.diverged, study.arms)):
         text += " A thin line that ends in a cross is a diverged run."
-    return Drawing(metric.replace("_", "-"), figure, f"{text} {_counts(study, study.arms)}")
+    return Drawing(metric.replace("_", "-"), figure, f"{text} {_counts(study, sizes)}")
 
 
 def _scatter(study: Study, look: dict[str, Look]) -> Drawing:
     """The generalisation gap of every run against its test accuracy, and the means of the arms."""
+    sizes = {arm: study.finished(arm, "gap_acc").size for arm in study.arms}
     figure = Figure(figsize=(WIDTH, 3.1 + 0.17 * ((len(study.arms) + 1) // 2)), layout="constrained")
     axes = figure.add_subplot()
     for arm in study.arms:
         runs = pd.concat([study.finished(arm, "test_acc"), study.finished(arm, "gap_acc")], axis=1).dropna()
         style = look[arm]
         axes.plot(runs["test_acc"], runs["gap_acc"], style.marker, color=style.color, alpha=0.45, ms=4.5, mew=0)
-        large: dict[str, Any] = {
-            "color": style.color,
-            "mfc": "none" if arm.startswith(ROOT_FREE) else style.color,
-            "ms": 9,
-            "mew": 1.8,
-        }
-        mean = runs.mean()
-        axes.plot(mean["test_acc"], mean["gap_acc"], style.marker, **large, ls="", label=f"{arm} (n = {len(runs)})")
+        (mean,) = axes.plot(
+            runs["test_acc"].mean(), runs["gap_acc"].mean(), style.marker, color=style.color, ms=9, mew=1.8
+        )
+        mean.set(fillstyle="none" if arm.startswith(ROOT_FREE) else "full", label=f"{arm} (n = {sizes[arm]})")
     axes.set_xlabel("test accuracy (%)")
     axes.set_ylabel("generalisation gap (points)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     _title(figure, study)
     text = "Generalisation gap against test accuracy: small points are runs, large ones means, open for root-free arms."
-    return Drawing("gap-accuracy", figure, f"{text} {_counts(study, study.arms)}")
+    return Drawing("gap-accuracy", figure, f"{text} {_counts(study, sizes)}")
 
 
 def _title(figure: Figure, study: Study) -> None:
@@ -190,12 +187,9 @@ def _number(interval: Interval, diverged: int) -> str:
     return f"{mean}\nn = {interval.n}" + (f", {diverged} diverged" if diverged else "")
 
 
-def _counts(study: Study, arms: list[str]) -> str:
-    """The n of a caption."""
-    sizes = {arm: study.size(arm) for arm in arms}
-    same = len(set(sizes.values())) == 1
-    text = (
-        f"n = {sizes[arms[0]]} seeds per arm" if same else f"n = {', '.join(f'{sizes[arm]} ({arm})' for arm in arms)}"
-    )
-    lost = [f"{study.diverged(arm)} of {arm}" for arm in arms if study.diverged(arm)]
-    return f"{text}{', of which diverged: ' + ', '.join(lost) if lost else ''}. {study.hardware}."
+def _counts(study: Study, sizes: dict[str, int]) -> str:
+    """The n of a caption, with the runs that are missing from it, and the hardware."""
+    one = f"n = {next(iter(sizes.values()))} seeds per arm"
+    text = one if len(set(sizes.values())) == 1 else f"n = {', '.join(f'{n} ({arm})' for arm, n in sizes.items())}"
+    lost = [f"{study.diverged(arm)} of {arm}" for arm in sizes if study.diverged(arm)]
+    return f"{text}{'; diverged: ' + ', '.join(lost) if lost else ''}. {study.hardware}."

@@ -1,6 +1,6 @@
 """A report as a list of blocks, and the two ways to write it: Markdown, and one HTML file that needs nothing else.
 
-Text may contain `code` in backticks; everything else is escaped.
+Text may contain `code` in backticks and line breaks; everything else is escaped.
 """
 
 import re
@@ -92,10 +92,10 @@ def _markdown(block: Block) -> str:
         case Heading(level, text):
             return f"{'#' * level} {text}\n"
         case Text(text):
-            return f"{text}\n"
+            return "<br>\n".join(text.splitlines()) + "\n"
         case Table(header, rows, caption):
             lines = [header, ["---"] * len(header), *rows]
-            escaped = [" | ".join(cell.replace("|", r"\|") for cell in line) for line in lines]
+            escaped = [" | ".join(cell.replace("|", r"\|").replace("\n", "<br>") for cell in line) for line in lines]
             return "\n".join(f"| {line} |" for line in escaped) + f"\n\n{caption}\n"
         case Picture(stem, _, caption):
             return f"![{caption}]({stem.as_posix()}.png)\n\n*{caption}*\n"
@@ -133,39 +133,53 @@ def _cell(name: str, text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text)).replace("\n", "<br>")
 
 
 CSS = """
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --page: #fff; --line: #d1d9e0; --band: #f6f8fa;
   --good: #116329; --bad: #a40e26; --open: #7a4d00; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9aa4af; --page: #0d1117; --line: #30363d; --band: #161b22;
-  --good: #56d364; --bad: #ff8182; --open: #e3b341; } }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --text: #e6edf3; --soft: #9aa4af; --page: #0d1117; --line: #30363d; --band: #161b22;
+    --good: #56d364; --bad: #ff8182; --open: #e3b341; }
+}
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
+body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.55 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
 main { max-width: 68rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; line-height: 1.3; }
+h1 { line-height: 1.2; }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; line-height: 1.3; }
 p { max-width: 46rem; }
 table { border-collapse: collapse; width: 100%; margin: 1.2rem 0; font-size: .9rem; }
 caption { caption-side: bottom; text-align: left; color: var(--soft); padding-top: .5rem; font-size: .85rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line);
   overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 600; }
-code { font: .85em ui-monospace, monospace; background: var(--band); padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
+code { font: .85em ui-monospace, monospace; background: var(--band); padding: .1em .3em; border-radius: 4px;
+  overflow-wrap: anywhere; }
 .verdict { font-weight: 600; white-space: nowrap; color: var(--open); }
-.verdict.supported { color: var(--good); } .verdict.refuted { color: var(--bad); } .verdict.no-data { color: var(--soft); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2.5rem; margin: 1.5rem 0; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; max-width: 34rem; display: block; }
+.supported { color: var(--good); }
+.refuted { color: var(--bad); }
+.no-data { color: var(--soft); }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2.5rem;
+  margin: 1.5rem 0; }
+figure { margin: 0; }
+figure svg { display: block; width: 100%; height: auto; max-width: 32rem; }
 figcaption { color: var(--soft); font-size: .85rem; }
-details { margin: 1rem 0; border-top: 1px solid var(--line); padding-top: .5rem; } summary { cursor: pointer; font-weight: 600; }
-@media (max-width: 46rem) {
-  thead { display: none; } table, tbody, tr, caption { display: block; }
+details { margin: 1rem 0; border-top: 1px solid var(--line); padding-top: .5rem; }
+summary { cursor: pointer; font-weight: 600; }
+@media screen and (max-width: 46rem) {
+  thead { display: none; }
+  table, tbody, tr, caption { display: block; }
   tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
-  td { display: grid; grid-template-columns: 8.5rem 1fr; gap: .6rem; border: 0; padding: .15rem 0; }
+  td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; border: 0; padding: .15rem 0; }
+  td:first-child > span { font-weight: 600; }
   td::before { content: attr(data-name); color: var(--soft); }
 }
 @media print {
-  :root { --text: #000; --soft: #444; --page: #fff; --line: #bbb; --band: #f4f4f4; --good: #116329; --bad: #a40e26; --open: #7a4d00; }
-  main { max-width: none; padding: 0; } body { font-size: 10pt; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  main { max-width: none; padding: 0; }
+  body { font-size: 9pt; }
+  figure, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
 }
 """

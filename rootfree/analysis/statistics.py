@@ -1,9 +1,9 @@
 """What paired differences say: t intervals and the three tests a claim can ask for.
 
-One seed fixes initialisation, order and augmentation together, so runs of two arms at the same seed form a pair, and every
-test looks at the differences of the pairs. They are oriented so that positive speaks for the claim. With a margin m:
+One seed fixes initialisation, order and augmentation together, so runs of two arms at the same seed form a pair, and
+every test looks at the differences of the pairs. They are oriented so that positive speaks for the claim. Margin m:
 
-    superiority     supported if the 95% interval lies above 0; refuted if below m: a difference that matters is ruled out
+    superiority     supported if the 95% interval lies above 0; refuted if below m: what would matter is ruled out
     noninferiority  supported if the 95% interval lies above -m; refuted if below -m
     equivalence     supported if the 90% interval lies within (-m, m), two one-sided tests at 5%; refuted if outside
 
@@ -15,9 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import (
-    stdtrit,
-)  # the quantile behind scipy.stats.t, without the half second scipy.stats takes to import
+from scipy.special import stdtrit  # the quantile of scipy.stats.t, without that module's slow import
 
 Verdict = Literal["supported", "inconclusive", "underpowered", "no data", "premise not met", "refuted"]
 POWER = 0.8
@@ -52,7 +50,7 @@ def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Int
 
 
 def detectable(values: Sequence[float] | np.ndarray, alpha: float, beta: float) -> float:
-    """The true difference that a one-sided test at `alpha` misses with probability `beta`, given the spread of `values`."""
+    """The true difference that a one-sided test at `alpha` misses with probability `beta`, given this spread."""
     data = np.asarray(values, dtype=float)
     if data.size < 2:
         return np.inf
@@ -61,7 +59,7 @@ def detectable(values: Sequence[float] | np.ndarray, alpha: float, beta: float) 
 
 
 def superiority(differences: Sequence[float] | np.ndarray, margin: float) -> Outcome:
-    """Is the difference above zero? Ruled out where it is surely below the margin; a margin of 0 asks for the sign alone."""
+    """Is the difference above zero? Refuted where it is surely below the margin; margin 0 asks for the sign alone."""
     interval = t_interval(differences)
     limit = detectable(differences, alpha=0.025, beta=1 - POWER)
     return _outcome(interval, interval.low > 0 and interval.high >= margin, interval.high < margin, limit, margin)

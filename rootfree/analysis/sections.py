@@ -1,0 +1,182 @@
+"""What the report says about one study: findings in words, the tables, and every run behind them."""
+
+import numpy as np
+import pandas as pd
+
+from rootfree.analysis.claims import Claims, Finding, Judgement, differences
+from rootfree.analysis.page import Block, Details, Heading, Table, Text
+from rootfree.analysis.statistics import Interval, t_interval
+from rootfree.analysis.tables import Study
+
+UNITS = {"test_acc": "points", "gap_acc": "points", "test_loss": "nats", "gap_loss": "nats"}
+
+
+def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[Block]:
+    """What was asked, what was found and how sure that is, and under which conditions."""
+    blocks: list[Block] = []
+    if study.is_smoke:
+        blocks.append(Text("Smoke runs: they show that the machinery works and are not evidence of anything."))
+    for judgement in judgements:
+        asked = f"Asked ({judgement.claim.id}): {judgement.claim.statement}"
+        blocks.append(Text(f"{asked}\nFound at {study.scale} scale: {judgement.verdict}.\n{why(judgement)}"))
+
+    sentences = []
+    means = {arm: t_interval(study.finished(arm, "test_acc")) for arm in study.arms}
+    ran = [arm for arm in study.arms if means[arm].n]
+    if ran:
+        best = max(ran, key=lambda arm: means[arm].mean)
+        sentences.append(
+            f"The highest mean test accuracy is that of {best}: {spread(means[best])} % (n = {means[best].n})."
+        )
+    if claims.placebo:
+        arm, other = claims.placebo
+        floor = differences(study, {arm: 1, other: -1}, "test_acc")
+        if floor.size:
+            apart = f"{np.sqrt(np.mean(floor**2)):.2f} points apart (root mean square)"
+            average = _difference(t_interval(floor), "points")
+            sentences.append(
+                f"Noise floor: {arm} is {other} up to rounding, yet at equal seeds {apart}, on average {average}."
+            )
+    lost = [f"{study.diverged(arm)} of {study.size(arm)} runs of {arm}" for arm in study.arms if study.diverged(arm)]
+    sentences.append(f"Diverged: {', '.join(lost) or 'no run'}.")
+    if study.left_out:
+        older = ", ".join(f"{count} of {arm}" for arm, count in study.left_out.items())
+        sentences.append(f"Left out, because later runs replaced their settings: {older}.")
+
+    first = study.runs.iloc[0]
+    shared = ", ".join(
+        f"{key} {first[key]}" for key in ("dataset", "model", "loss", "schedule", "epochs", "batch_size")
+    )
+    shared = f"{shared.replace('_size', ' size')}, {study.scale or 'ad hoc'} scale"
+    return [
+        *blocks,
+        Text(" ".join(sentences)),
+        Text(f"Shared by all runs: {shared}; {study.hardware}; study `{first['study']}`."),
+    ]
+
+
+def arms(study: Study) -> Table:
+    """The results of every arm."""
+    header = [
+        "arm",
+        "n",
+        "diverged",
+        "test acc. (%)",
+        "95% interval",
+        "gap (points)",
+        "train acc. (%)",
+        "seconds",
+        "search runs",
+    ]
+    rows = []
+    for arm in study.arms:
+        metrics = ("test_acc", "gap_acc", "train_acc", "seconds")
+        test, gap, train, seconds = (t_interval(study.finished(arm, metric)) for metric in metrics)
+        row = [
+            arm,
+            str(test.n),
+            str(study.diverged(arm)),
+            spread(test),
+            _bounds(test),
+            spread(gap),
+            spread(train),
+        ]
+        rows.append([*row, f"{seconds.mean:.0f}" if seconds.n else "-", str(study.budgets[arm] or "none")])
+    caption = (
+        f"{study.title}. Mean ± standard deviation over the n seeds that finished. Train accuracy is on clean images "
+        f"in eval mode, the gap is train minus test. Seconds per run on {study.hardware}. Search runs: the tuning "
+        "budget of the arm on this data set and model."
+    )
+    return Table(header, rows, caption)
+
+
+def paired(study: Study, claims: Claims) -> list[Block]:
+    """Every arm against every baseline at equal seeds."""
+    rows = []
+    for baseline in [arm for arm in claims.baselines if arm in study.arms]:
+        for arm in [arm for arm in study.arms if arm != baseline]:
+            accuracy = t_interval(differences(study, {arm: 1, baseline: -1}, "test_acc"))
+            # oriented by `differences` so that positive is better; here it is plainly arm minus baseline
+            gap = t_interval(-differences(study, {arm: 1, baseline: -1}, "gap_acc"))
+            row = [f"{arm} - {baseline}", str(accuracy.n)]
+            rows.append([*row, spread(accuracy, "+"), _bounds(accuracy, "+"), spread(gap, "+"), _bounds(gap, "+")])
+    if not rows:
+        return []
+    header = ["difference", "pairs", "test acc. (points)", "95% interval", "gap (points)", "95% interval (gap)"]
+    note = "Mean ± sd over the pairs of which both runs finished; intervals are not adjusted for their number."
+    if claims.placebo and claims.placebo.arm in study.arms:
+        note += f" {claims.placebo.arm} - {claims.placebo.of} is the noise floor."
+    return [Heading(3, "Differences at equal seeds"), Table(header, rows, f"{note} {study.title}; {study.hardware}.")]
+
+
+def runs(study: Study) -> Details:
+    """Every run with its command, and the settings of every arm."""
+    prefix = "config.optimizer."
+    hyper = [name for name in study.runs if name.startswith(prefix) and not name.startswith(f"{prefix}_")]
+    settings = []
+    for arm, row in study.runs.groupby("arm", sort=True)[hyper].first().iterrows():
+        values = [f"{name.removeprefix(prefix)}={_plain(value)}" for name, value in row.dropna().items()]
+        settings.append([str(arm), ", ".join(values) or "defaults"])
+    rows, code = [], set()
+    for _, run in study.runs.iterrows():
+        accuracy = "-" if pd.isna(run["test_acc"]) else f"{run['test_acc']:.2f}"
+        rows.append([run["run_id"], run["arm"], str(run["seed"]), run["status"], accuracy, f"`{run['command']}`"])
+        code.add(f"{run['commit']}{' with local changes' if str(run['dirty']) == 'True' else ''}")
+    made = f"Code: {', '.join(sorted(code))}. {study.hardware}."
+    return Details(
+        f"All {plural(len(rows), 'run')} of this study, their commands and settings",
+        [
+            Table(["arm", "optimizer settings"], settings, "What every run of an arm was given."),
+            Table(["run", "arm", "seed", "status", "test acc. (%)", "command"], rows, made),
+        ],
+    )
+
+
+def why(judgement: Judgement) -> str:
+    """The numbers behind a verdict, a line for each part."""
+    if judgement.study is None:
+        return f"Preset {judgement.claim.preset} was not run."
+    unit = UNITS[judgement.claim.metric]
+    lines = [_reason(finding, unit) for finding in judgement.findings]
+    if judgement.premise:
+        lines.insert(0, f"Premise: {_reason(judgement.premise, unit)}")
+    return "\n".join(lines)
+
+
+def spread(interval: Interval, sign: str = "") -> str:
+    """Mean ± standard deviation."""
+    if not interval.n:
+        return "-"
+    return f"{interval.mean:{sign}.2f}" + (f" ± {interval.sd:.2f}" if interval.n > 1 else "")
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _reason(finding: Finding, unit: str) -> str:
+    """One part in words, as in: A is ahead of B: supported, +1.54 points (95% +1.33 to +1.74, n = 5), margin 1."""
+    verdict, interval, detectable = finding.outcome
+    text = f"{finding.part.text}: {verdict}"
+    if interval.n:
+        level = 90 if finding.part.kind == "equivalence" else 95
+        text += f", {_difference(interval, unit, level)}, margin {finding.margin:g}"
+    if finding.note:
+        text += f"; {finding.note}"
+    elif verdict in ("underpowered", "inconclusive") and np.isfinite(detectable):
+        text += f"; a difference of {detectable:.2f} would be seen"
+    return f"{text}."
+
+
+def _difference(interval: Interval, unit: str, level: int = 95) -> str:
+    bounds = f"{level}% {_bounds(interval, '+')}, " if interval.n > 1 else ""
+    return f"{interval.mean:+.2f} {unit} ({bounds}n = {interval.n})"
+
+
+def _bounds(interval: Interval, sign: str = "") -> str:
+    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}" if interval.n > 1 else "-"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
