@@ -4,6 +4,7 @@ Each function draws one figure and returns it with its caption. Text in an SVG s
 in `INK`, so that a page can put its own text colour there and show the figure in the dark.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,37 +130,39 @@ def _strip(study: Study, look: dict[str, Look], name: str, label: str, values: d
 def _curves(study: Study, look: dict[str, Look], metric: str, label: str) -> Drawing:
     """Mean over the seeds that finished, a band of one standard deviation, and thin lines for diverged runs."""
     sizes = {arm: study.finished(arm, metric).size for arm in study.arms}
-    figure = Figure(figsize=(WIDTH, 3.1 + 0.17 * ((len(study.arms) + 1) // 2)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3), layout="constrained")
     axes = figure.add_subplot()
     for arm in study.arms:
         curves, style = study.curves[study.curves["arm"] == arm], look[arm]
         by_epoch = curves[curves["status"] == "finished"].groupby("epoch")[metric]
         mean, sd = by_epoch.mean(), by_epoch.std().fillna(0)
-        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=f"{arm} (n = {sizes[arm]})")
+        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=f"{arm}, n = {sizes[arm]}")
         axes.fill_between(mean.index, mean - sd, mean + sd, color=style.color, alpha=0.15, lw=0)
         for _, run in curves[curves["status"] == "diverged"].groupby("run_id"):
             alive = run.dropna(subset=[metric])
             axes.plot(alive["epoch"], alive[metric], style.dashes, color=style.color, lw=0.7)
             axes.plot(alive["epoch"].tail(1), alive[metric].tail(1), "x", color=style.color, ms=6)
-    finished = study.curves.loc[study.curves["status"] == "finished", metric].dropna()
+    # The frame is set by what comes after the first quarter, where the arms differ; the start would flatten it.
+    late = study.curves["epoch"] > study.curves["epoch"].max() / 4
+    finished = study.curves.loc[late & (study.curves["status"] == "finished"), metric].dropna()
     if not finished.empty:
         pad = 0.05 * float(np.ptp(finished)) or 0.5
         axes.set_ylim(finished.min() - pad, finished.max() + pad)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    _legend(figure, axes.get_legend_handles_labels()[1])
     _title(figure, study)
     text = f"{label[0].upper()}{label[1:]} after each epoch: mean over seeds with a band of one standard deviation."
     if any(map(study.diverged, study.arms)):
-        text += " A thin line that ends in a cross is a diverged run."
+        text += " A thin line that ends in a cross, or leaves the frame, is a diverged run."
     return Drawing(metric.replace("_", "-"), figure, f"{text} {_counts(study, sizes)}")
 
 
 def _scatter(study: Study, look: dict[str, Look]) -> Drawing:
     """The generalisation gap of every run against its test accuracy, and the means of the arms."""
     sizes = {arm: study.finished(arm, "gap_acc").size for arm in study.arms}
-    figure = Figure(figsize=(WIDTH, 3.1 + 0.17 * ((len(study.arms) + 1) // 2)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3), layout="constrained")
     axes = figure.add_subplot()
     for arm in study.arms:
         runs = pd.concat([study.finished(arm, "test_acc"), study.finished(arm, "gap_acc")], axis=1).dropna()
@@ -168,10 +171,10 @@ def _scatter(study: Study, look: dict[str, Look]) -> Drawing:
         (mean,) = axes.plot(
             runs["test_acc"].mean(), runs["gap_acc"].mean(), style.marker, color=style.color, ms=9, mew=1.8
         )
-        mean.set(fillstyle="none" if arm.startswith(ROOT_FREE) else "full", label=f"{arm} (n = {sizes[arm]})")
+        mean.set(fillstyle="none" if arm.startswith(ROOT_FREE) else "full", label=f"{arm}, n = {sizes[arm]}")
     axes.set_xlabel("test accuracy (%)")
     axes.set_ylabel("generalisation gap (points)")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    _legend(figure, axes.get_legend_handles_labels()[1])
     _title(figure, study)
     text = "Generalisation gap against test accuracy: small points are runs, large ones means, open for root-free arms."
     return Drawing("gap-accuracy", figure, f"{text} {_counts(study, sizes)}")
@@ -187,9 +190,17 @@ def _number(interval: Interval, diverged: int) -> str:
     return f"{mean}\nn = {interval.n}" + (f", {diverged} diverged" if diverged else "")
 
 
+def _legend(figure: Figure, labels: list[str]) -> None:
+    """A legend below the panel, in two columns where they fit, and a figure as much taller."""
+    columns = 2 if max(map(len, labels)) <= 25 else 1
+    figure.set_figheight(3.1 + 0.17 * -(-len(labels) // columns))
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, columnspacing=1, handlelength=2.2)
+
+
 def _counts(study: Study, sizes: dict[str, int]) -> str:
     """The n of a caption, with the runs that are missing from it, and the hardware."""
-    one = f"n = {next(iter(sizes.values()))} seeds per arm"
-    text = one if len(set(sizes.values())) == 1 else f"n = {', '.join(f'{n} ({arm})' for arm, n in sizes.items())}"
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    other = [f"{n} of {arm}" for arm, n in sizes.items() if n != usual]
+    text = f"n = {usual} seeds per arm{', but ' + ', '.join(other) if other else ''}"
     lost = [f"{study.diverged(arm)} of {arm}" for arm in sizes if study.diverged(arm)]
     return f"{text}{'; diverged: ' + ', '.join(lost) if lost else ''}. {study.hardware}."

@@ -117,6 +117,7 @@ def _html(block: Block) -> str:
         case Picture(_, svg, caption):
             # The page's own text colour replaces the ink; ids are only unique within one file.
             drawing = svg[svg.index("<svg") :].replace(INK, "currentColor")
+            drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
             drawing = re.sub(r'(width|height)="[\d.]+pt"', "", drawing, count=2)
             prefix = re.sub(r"[^a-z0-9]", "-", block.stem.name.lower())
             drawing = re.sub(r'( id="|url\(#|xlink:href="#)', rf"\g<1>{prefix}-", drawing)

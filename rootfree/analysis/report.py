@@ -136,16 +136,16 @@ def _reading() -> list[Block]:
     return [
         Heading(2, "How to read this"),
         Text(
-            "One seed fixes initialisation, order of the data and augmentation, so arms are compared at equal seeds. That "
-            "an arm is ahead is supported if the 95% t interval of the difference lies above zero, and refuted if it "
-            "lies below the margin; that it is not behind is supported if the interval lies above minus the margin, and "
-            "refuted if below; that two arms are equal is supported if the 90% interval lies within the margin, and "
-            "refuted if outside. What is neither is underpowered if a true difference as large as the margin would be "
-            f"seen in less than {POWER:.0%} of such studies, and inconclusive otherwise. Margins were fixed in advance."
+            "One seed fixes initialisation, order of the data and augmentation, so arms are compared at equal seeds. "
+            "That an arm is ahead is supported if the 95% t interval of the difference lies above zero, and refuted if "
+            "it lies below the margin; that it is not behind is supported if the interval lies above minus the margin, "
+            "and refuted if below; that two arms are equal is supported if the 90% interval lies within the margin, "
+            "and refuted if outside. What is neither is underpowered if a true difference as large as the margin would "
+            f"be seen in less than {POWER:.0%} of such studies, and inconclusive otherwise. Margins were fixed before."
         ),
         Text(
-            "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that diverged "
-            "more often than its rival. Test accuracy is measured once, after the last epoch; searches see validation "
-            "data alone."
+            "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that "
+            "diverged more often than its rival. Test accuracy is measured once, after the last epoch; searches see "
+            "validation data alone."
         ),
     ]

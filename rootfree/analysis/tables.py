@@ -21,7 +21,7 @@ def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         if not path.is_file():
             raise ValueError(f"{path} does not exist: collect runs into {directory} first")
         types = dict.fromkeys(TEXT if name == "runs.csv" else ["run_id"], "str")
-        table = pd.read_csv(path, dtype=types, float_precision="round_trip", low_memory=False)
+        table = pd.read_csv(path, dtype=types, low_memory=False)
         accuracies = [column for column in table if column.endswith("_acc")]
         tables.append(table.assign(**{column: table[column].astype(float) * 100 for column in accuracies}))
     check_schema(directory / "runs.csv", tables[0].get("schema_version", pd.Series(["none"])).astype(str))

@@ -1,0 +1,377 @@
+"""The analysis on hand-made runs: verdicts, tables, report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rootfree.analysis.claims import Claim, Part, Placebo, judge, load_claims, scorecard
+from rootfree.analysis.collect import collect
+from rootfree.analysis.report import compare, report
+from rootfree.analysis.statistics import detectable, equivalence, noninferiority, superiority, t_interval
+from rootfree.analysis.tables import Study, read, studies
+
+ROOT = Path(__file__).parents[1]
+CLAIMS = ROOT / "experiments" / "claims.yaml"
+Values = list[float | None]  # per seed; None is a run that diverged
+ARMS: dict[str, Values] = {
+    "sgd": [88.9, 89.1, 89.3, 88.7, 89.0],
+    "adamw": [86.8, 87.1, 87.2, 86.9, 87.0],
+    "rf_rmsprop": [89.0, 89.0, 89.4, 88.8, 88.9],
+}
+
+
+def write_run(outputs: Path, run_id: str, **changes: Any) -> Path:
+    """A run folder as training leaves it; `changes` replace keys of the summary, `lr` is the optimizer's."""
+    lr = changes.pop("lr", 0.1)
+    arm, accuracy = changes.get("arm", "sgd"), changes.get("test_acc", 0.885)
+    base: dict[str, Any] = {
+        "run_id": run_id, "status": "finished", "purpose": "final", "preset": "cnn", "scale": "laptop",
+        "dataset": "digits", "model": "resnet8", "loss": "cross_entropy", "optimizer": arm.split()[0],
+        "schedule": "constant", "arm": arm, "seed": 0, "study": "77e1234", "epochs": 2, "steps": 20, "batch_size": 64,
+        "seconds": 25.125, "images_per_second": 2400.5, "train_acc": 0.95, "val_acc": 0.88, "test_acc": accuracy,
+        "train_loss": 0.15, "val_loss": 0.33, "test_loss": 0.1 + 0.2,
+        "gap_acc": None if accuracy is None else 0.95 - accuracy, "gap_loss": 0.2,
+        "parameters": 78042, "state_bytes": 312168, "commit": "1234567", "dirty": False,
+        "versions": {"torch": "2.14.1"}, "device": "cpu: A, 1 thread", "finished_at": "2026-01-02T00:00:00+00:00",
+        "command": f"python -m rootfree.train optimizer={arm}",
+        "config": {"optimizer": {"_target_": "x.Y", "lr": lr, "betas": [0.9, 0.999]}, "seed": 0},
+    }  # fmt: skip
+    folder = outputs / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    epochs = [
+        {"epoch": epoch, "step": 10 * epoch, "lr": lr, "loss": 1 / epoch, "train_acc": 0.9, "train_loss": 0.3 / epoch}
+        | {"val_acc": 0.4 * epoch, "val_loss": 0.5, "gap_acc": 0.05, "images_per_second": 2400.5, "seconds": 12.5}
+        for epoch in (1, 2)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(epoch)}\n" for epoch in epochs))
+    (folder / "summary.json").write_text(json.dumps(base | changes))
+    return folder
+
+
+def write_study(outputs: Path, arms: dict[str, Values], **changes: Any) -> None:
+    """A run per arm and accuracy; None is a run that diverged."""
+    for arm, accuracies in arms.items():
+        for seed, accuracy in enumerate(accuracies):
+            outcome = {"status": "finished" if accuracy else "diverged", "test_acc": accuracy and accuracy / 100}
+            run_id = f"{arm.replace(' ', '-')}-{seed}{changes.get('suffix', '')}"
+            rest = {key: value for key, value in changes.items() if key != "suffix"}
+            write_run(outputs, run_id, arm=arm, seed=seed, **outcome, **rest)
+
+
+def table(arms: dict[str, Values], **columns: Any) -> Study:
+    """A study without files; None is a run that diverged."""
+    rows = [
+        {"arm": arm, "seed": seed, "status": "finished" if value else "diverged", "test_acc": value or np.nan}
+        for arm, values in arms.items()
+        for seed, value in enumerate(values)
+    ]
+    frame = pd.DataFrame(rows).assign(**{"preset": "cnn", "scale": "laptop"} | columns)
+    return Study(frame, pd.DataFrame(), {}, {})
+
+
+def verdict(kind: str, a: Values, b: Values, margin: float = 1.0, **rest: Any) -> str:
+    """The verdict on a claim about two arms."""
+    part = Part("a against b", kind, {"a": 1.0, "b": -1.0}, {"other": margin}, "reason")
+    claim = Claim("X", "statement", "source", "cnn", "test_acc", [part], None)
+    placebo = Placebo("placebo", "b") if rest else None
+    return judge(claim, table({"a": a, "b": b} | rest), placebo).verdict
+
+
+def test_interval_is_the_textbook_one() -> None:
+    """scipy.stats gives the same numbers; one value has no bounds, none has no mean."""
+    from scipy import stats
+
+    data = [1.0, 2.5, 3.0, 4.5]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(data), scale=stats.sem(data))
+    assert t_interval(data)[3:] == pytest.approx(expected, rel=1e-12)
+    assert t_interval([2.0])[:2] == (1, 2.0) and t_interval([2.0])[3:] == (-np.inf, np.inf)
+    assert t_interval([]).n == 0 and np.isnan(t_interval([]).mean)
+    assert stats.ttest_1samp(data, 0).pvalue < 0.05 and superiority(data, 0).verdict == "supported"
+
+
+def test_detectable_difference_shrinks_with_seeds_and_grows_with_spread() -> None:
+    """At the difference called detectable, a t test has about the promised power."""
+    data = np.array([-1.0, 1.0] * 5)
+    limit = detectable(data, 0.025, 0.2)
+    assert limit < detectable(data[:4], 0.025, 0.2) and limit == pytest.approx(detectable(2 * data, 0.025, 0.2) / 2)
+    draws = np.random.default_rng(0).normal(limit, data.std(ddof=1), size=(2000, data.size))
+    assert np.mean([t_interval(draw).low > 0 for draw in draws]) == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("kind", "differences", "expected"),
+    [
+        (superiority, [2.0, 2.2, 1.8, 2.1], "supported"),
+        (superiority, [-2.0, -2.2, -1.8, -2.1], "refuted"),
+        (superiority, [0.3, 0.4, 0.35, 0.3], "refuted"),  # surely positive, but surely less than what matters
+        (superiority, [3.0, -2.0], "underpowered"),
+        (superiority, [0.6, 1.4, 0.4, 1.0, -0.3, 0.9, 0.8, 1.3, -0.4, 1.2, -0.5, 1.4], "supported"),
+        (superiority, [0.0, 0.0, 0.0], "refuted"),  # ties
+        (noninferiority, [0.1, -0.2, 0.0, 0.1], "supported"),
+        (noninferiority, [-2.0, -2.2, -1.8], "refuted"),
+        (noninferiority, [0.0, 0.0, 0.0], "supported"),
+        (noninferiority, [-1.4, -0.6, -1.2, -0.8, -1.0, -1.0], "inconclusive"),
+        (noninferiority, [-4.0, 4.0, 1.0], "underpowered"),
+        (noninferiority, [0.0], "underpowered"),  # one row
+        (equivalence, [0.1, -0.2, 0.0, 0.1], "supported"),
+        (equivalence, [2.0, 2.1, 1.9], "refuted"),
+        (equivalence, [-2.0, -2.1, -1.9], "refuted"),
+        (equivalence, [0.6, 1.4, 0.8, 1.2, 1.0, 1.0], "inconclusive"),
+        (equivalence, [], "no data"),
+    ],
+)
+def test_verdicts_of_the_tests(kind: Any, differences: list[float], expected: str) -> None:
+    """Clear yes, clear no, ties, zero variance, one row, none, at a margin of 1."""
+    assert kind(differences, 1.0).verdict == expected
+
+
+def test_margin_zero_asks_for_the_sign() -> None:
+    """Small but sure is enough, and what is undecided needs more seeds."""
+    assert superiority([0.3, 0.4, 0.35], 0).verdict == "supported"
+    assert superiority([-0.3, -0.4, -0.35], 0).verdict == "refuted"
+    assert superiority([-0.3, 0.4, 0.1], 0).verdict == "underpowered"
+
+
+def test_pairs_are_formed_by_seed() -> None:
+    """Seeds that vary together cancel; a seed that one arm lacks is left out; an arm that was not run gives no data."""
+    together: Values = [80.0, 85.0, 90.0, 95.0]
+    ahead: Values = [82.0, 87.1, 92.0, 96.9]
+    assert verdict("superiority", ahead, together) == "supported"
+    assert verdict("superiority", ahead[::-1], together) == "underpowered"
+    assert verdict("superiority", [*ahead, 10.0, 10.0], together) == "supported"
+    assert verdict("superiority", ahead, []) == "no data"
+
+
+def test_divergence_withholds_support() -> None:
+    """Not for the arm that diverged more often, whatever its surviving runs say; for its rival, support stands."""
+    good: Values = [89.0, 89.1, 88.9, 89.0]
+    worse: Values = [85.0, 85.2, 84.9, 85.1]
+    assert verdict("superiority", [*good, None], [*worse, 85.0]) == "inconclusive"
+    assert verdict("noninferiority", [*good, None], [*good, 89.0]) == "inconclusive"
+    assert verdict("equivalence", [*good, 89.0], [*good, None]) == "inconclusive"
+    assert verdict("superiority", [*good, 89.0], [*worse, None]) == "supported"
+    assert verdict("superiority", [*good, None], [*worse, None]) == "supported"
+    assert verdict("superiority", [None, None], [85.0, 85.2]) == "inconclusive"
+    assert verdict("superiority", [*worse, None], [*good, 89.0]) == "refuted"
+
+
+def test_placebo_sets_the_noise_floor() -> None:
+    """A lead is not supported where the placebo is as far away from the method that it equals."""
+    ahead: Values = [90.1, 90.0, 90.2, 90.1]
+    base: Values = [88.9, 89.0, 89.1, 89.0]
+    assert verdict("superiority", ahead, base, placebo=[89.0, 89.1, 89.0, 88.9]) == "supported"
+    assert verdict("superiority", ahead, base, placebo=[90.4, 90.3, 90.5, 90.4]) == "inconclusive"
+
+
+def test_first_claim_with_its_premise() -> None:
+    """C1 takes the weakest of its parts, and asks nothing where SGD does not lead."""
+    claims = load_claims(CLAIMS)
+    first = claims.claims[0]
+
+    def decide(**changes: list[Any]) -> str:
+        return judge(first, table(ARMS | changes), claims.placebo).verdict
+
+    assert decide() == "supported"
+    assert decide(adamw=ARMS["sgd"]) == "premise not met"
+    assert decide(adamw=[80.0, 95.0, 88.0, 92.0, 70.0]) == "underpowered"  # the premise itself is open
+    assert decide(rf_rmsprop=ARMS["adamw"]) == "refuted"
+    assert decide(rf_rmsprop=[]) == "no data"
+    assert first.parts[0].margin("laptop") == 1.0 and first.parts[0].margin("paper") == 0.5
+    judgements = scorecard(claims, [table(ARMS), table(ARMS, preset=None)])
+    assert [(j.claim.id, j.verdict) for j in judgements] == [("C1", "supported"), ("C2", "no data")]
+
+
+def test_lower_is_better_for_a_gap() -> None:
+    """Positive weights name the favoured arm whatever the metric."""
+    part = Part("a generalises better", "superiority", {"a": 1.0, "b": -1.0}, {"other": 0.5}, "reason")
+    claim = Claim("X", "statement", "source", "cnn", "gap_acc", [part], None)
+    study = table({"a": [1.0, 1.1, 0.9], "b": [3.0, 3.2, 2.9]})
+    runs = study.runs.rename(columns={"test_acc": "gap_acc"})
+    assert judge(claim, Study(runs, study.curves, {}, {})).verdict == "supported"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "kind: noninferiority",
+            "kind: better",
+            "claim 1 .C1., part 1: kind 'better' is unknown; allowed are superiority",
+        ),
+        ("metric: test_acc", "metric: accuracy", "claim 1 .C1.: metric 'accuracy' is unknown"),
+        ("margin: {laptop: 1.0, other: 0.5}", "margin: {laptop: 1.0}", "margin must be a number"),
+        ("{rf_rmsprop: 1, sgd: -1}", "{rf_rmsprop: 1}", "with both signs"),
+        ("preset: cnn", "presets: cnn", "key 'presets' is unknown"),
+        ("id: C2", "id: C1", "ids must differ"),
+        ("claims:", "claims: [", "not readable yaml"),
+    ],
+)
+def test_claims_file_errors_name_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """Each is one line that says where and what."""
+    broken = tmp_path / "claims.yaml"
+    broken.write_text(CLAIMS.read_text().replace(old, new, 1 if old != "claims:" else -1))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_claims(broken)
+    assert "\n" not in str(caught.value) and str(broken) in str(caught.value)
+
+
+def test_collect_is_sorted_exact_and_stable(tmp_path: Path) -> None:
+    """Ids that look like numbers stay text, floats keep their last digit, and nothing changes the second time."""
+    outputs, into = tmp_path / "outputs", tmp_path / "tables"
+    for run_id in ("b", "12e45", "a"):
+        write_run(outputs, run_id)
+    (outputs / "unfinished").mkdir()
+    assert collect(outputs, into).rows == 3
+    text = (into / "runs.csv").read_text()
+    header = text.splitlines()[0].split(",")
+    assert header[:6] == ["run_id", "purpose", "preset", "scale", "dataset", "model"]
+    assert {"schema_version", "config.optimizer.lr", "versions.torch"} <= set(header)
+    assert [line.split(",")[0] for line in text.splitlines()[1:]] == [
+        "12e45",
+        "a",
+        "b",
+    ] and "0.30000000000000004" in text
+    runs, curves = read(into)
+    assert list(runs["run_id"]) == ["12e45", "a", "b"] and list(runs["study"]) == ["77e1234"] * 3
+    assert list(curves["run_id"]) == ["12e45"] * 2 + ["a"] * 2 + ["b"] * 2 and list(curves["epoch"]) == [1, 2] * 3
+    assert runs["test_acc"].iloc[0] == 88.5 and runs["test_loss"].iloc[0] == 0.1 + 0.2
+    before = {path.name: path.read_bytes() for path in into.iterdir()}
+    collect(outputs, into)
+    collect(outputs, into, merge=True)
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == before
+
+
+def test_merge_keeps_what_is_published(tmp_path: Path) -> None:
+    """Rows from elsewhere stay, as does the published row of a shared id; other numbers are told, other timings not."""
+    there, here, into = tmp_path / "there", tmp_path / "here", tmp_path / "results"
+    for run_id in ("a", "c", "d"):
+        write_run(there, run_id)
+    collect(there, into)
+    write_run(here, "b", device="cpu: B, 1 thread")
+    write_run(here, "c", test_acc=0.75, device="cpu: B, 1 thread")
+    write_run(here, "d", seconds=1.0, device="cpu: B, 1 thread")
+    (here / "b" / "metrics.jsonl").write_text('{"epoch": 1, "frozen_share": 0.5}\n')  # a column nobody had before
+    result = collect(here, into, merge=True)
+    assert (result.read, result.rows, len(result.differences)) == (3, 4, 1)
+    assert "test_acc 0.885 -> 0.75" in result.differences[0] and "cpu: A, 1 thread -> cpu: B" in result.differences[0]
+    runs, curves = read(into)
+    assert list(runs["run_id"]) == ["a", "b", "c", "d"] and list(runs["test_acc"]) == [88.5] * 4
+    assert list(curves["run_id"]) == ["a", "a", "b", "c", "c", "d", "d"] and curves["frozen_share"].sum() == 0.5
+    assert collect(here, into).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("summary.json", '{"run_id": "a", "sta', "summary.json is not a readable summary"),
+        ("summary.json", '{"run_id": "a"}', "summary.json lacks purpose, preset"),
+        ("summary.json", "[]", "summary.json lacks"),
+        ("metrics.jsonl", '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2, is not"),
+        ("metrics.jsonl", '{"step": 1}\n', "metrics.jsonl, line 1, is not"),
+    ],
+)
+def test_broken_files_are_named_and_write_nothing(tmp_path: Path, name: str, content: str, message: str) -> None:
+    """A file that cannot be read ends it before the tables are touched."""
+    (write_run(tmp_path / "outputs", "a") / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        collect(tmp_path / "outputs", tmp_path / "tables")
+    assert not (tmp_path / "tables").exists()
+
+
+def test_studies_choose_runs(tmp_path: Path) -> None:
+    """Searches are budget, smoke needs to be alone, and of one arm the setting that finished last counts."""
+    outputs = tmp_path / "outputs"
+    write_study(outputs, ARMS)
+    write_study(outputs, {"sgd": [70.0, 71.0]}, suffix="-old", lr=0.5, finished_at="2026-01-01T12:00:00+00:00")
+    write_study(outputs, {"adamw": [None] * 3}, suffix="-search", purpose="search", study="other")
+    write_study(outputs, {"sgd": [60.0]}, suffix="-smoke", purpose="smoke", scale="smoke", study="smoke")
+    write_study(outputs, {"lion": [77.0]}, suffix="-adhoc", preset=None, scale=None, study="adhoc")
+    collect(outputs, tmp_path)
+    first, second = studies(*read(tmp_path))
+    assert first.arms == ["adamw", "rf_rmsprop", "sgd"] and first.left_out == {"sgd": 2}
+    assert list(first.finished("sgd", "test_acc")) == pytest.approx(ARMS["sgd"])
+    assert first.budgets == {"adamw": 3, "rf_rmsprop": 0, "sgd": 0}
+    assert second.arms == ["lion"] and second.presets == [] and second.scale is None
+    runs, curves = read(tmp_path)
+    (smoke,) = studies(runs[runs["study"] == "smoke"], curves)
+    assert smoke.is_smoke
+
+
+def test_report_is_stable_and_complete(tmp_path: Path) -> None:
+    """Every arm, a stranger's included, is in every part; the bytes depend on the tables alone; nothing is fetched."""
+    arms: dict[str, Values] = ARMS | {
+        "rf_rmsprop": [89.0, None, 89.4, 88.8, 88.9],
+        "my_opt x=1": [80.0] * 5,
+    }
+    write_study(tmp_path / "outputs", arms)
+    collect(tmp_path / "outputs", tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "stale.svg").touch()
+    written = report(tmp_path, CLAIMS)
+    files = [written.page, tmp_path / "report.md", *sorted((tmp_path / "figures").iterdir())]
+    before = {path: path.read_bytes() for path in files}
+    assert report(tmp_path, CLAIMS) == written
+    assert {path: path.read_bytes() for path in [*files[:2], *sorted((tmp_path / "figures").iterdir())]} == before
+    assert not (tmp_path / "figures" / "stale.svg").exists()
+    page, text = files[0].read_text(), files[1].read_text()
+    for arm in arms:
+        assert page.count(arm) > 5 and text.count(arm) > 5
+        assert arm in [row[0] for row in written.tables[0].rows]
+    accuracy = next(
+        path for path in files if path.name.endswith("-accuracy.svg") and "gap" not in path.name
+    ).read_text()
+    assert all(word in accuracy for arm in arms for word in arm.split())
+    assert "inconclusive" in page and "1 diverged" in page and "diverged in" not in page
+    assert "http" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    assert all((tmp_path / link.split(")")[0]).exists() for link in text.split("](")[1:])
+    assert str(tmp_path) not in page + text
+
+
+def test_report_needs_final_runs(tmp_path: Path) -> None:
+    """Only searches: a message; only smoke: a report that says so; no tables: a message."""
+    with pytest.raises(ValueError, match="does not exist"):
+        report(tmp_path, CLAIMS)
+    write_study(tmp_path / "outputs", {"sgd": [88.0]}, purpose="search")
+    collect(tmp_path / "outputs", tmp_path)
+    with pytest.raises(ValueError, match="1 search run and no other"):
+        report(tmp_path, CLAIMS)
+    write_study(tmp_path / "outputs", {"sgd": [None]}, purpose="smoke", scale="smoke", suffix="-smoke")
+    collect(tmp_path / "outputs", tmp_path)
+    assert "not evidence" in report(tmp_path, CLAIMS).page.read_text()
+
+
+def test_reproduced_against_published(tmp_path: Path) -> None:
+    """Run by run where ids are shared, else mean against mean."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    write_study(ours / "outputs", {"sgd": [88.0, 89.0], "adamw": [87.0], "lion": [80.0], "rf_rmsprop": [None]})
+    write_study(theirs / "outputs", {"sgd": [88.0, 89.5], "rf_rmsprop": [None]})
+    write_study(theirs / "outputs", {"adamw": [86.5]}, suffix="-elsewhere")
+    for folder in (ours, theirs):
+        collect(folder / "outputs", folder)
+    rows = {row[1]: row[-1] for row in compare(studies(*read(ours)), studies(*read(theirs))).rows}
+    assert rows["sgd"] == "1 run identical, 1 different" and rows["adamw"] == "means differ by +0.50 points"
+    assert rows["lion"] == "not published" and rows["rf_rmsprop"] == "1 run identical, 0 different"
+
+
+def test_scripts_end_to_end(tmp_path: Path) -> None:
+    """The commands print where the page is, fail in one line, and load no torch."""
+    write_study(tmp_path / "outputs", ARMS)
+
+    def run(script: str, *args: Path | str) -> subprocess.CompletedProcess[str]:
+        code = f"import runpy, sys; sys.argv[0] = '{script}'; runpy.run_path('scripts/{script}', run_name='__main__')"
+        code += "; assert not {'torch', 'hydra', 'scipy.stats'} & set(sys.modules)"
+        return subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+
+    collected = run("collect.py", tmp_path / "outputs", "--into", tmp_path / "tables")
+    assert collected.returncode == 0 and "15 runs read" in collected.stdout, collected.stderr
+    reported = run("report.py", tmp_path / "tables")
+    assert reported.returncode == 0 and str(tmp_path / "tables" / "report.html") in reported.stdout, reported.stderr
+    nothing = run("collect.py", tmp_path / "nothing", "--into", tmp_path / "tables")
+    assert nothing.returncode == 1 and nothing.stderr.startswith("collect: no run has ended beneath")
+    assert nothing.stderr.count("\n") == 1
