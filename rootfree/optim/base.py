@@ -89,13 +89,11 @@ def dtype_of_state(group: dict[str, Any], param: Tensor) -> torch.dtype:
     return getattr(torch, group["state_dtype"]) if group["state_dtype"] else param.dtype
 
 
-def foreach(
-    operation: str, tensors: list[Tensor], *others: list[Tensor] | float | Tensor, **scalars: float
-) -> list[Tensor]:
-    """Apply `Tensor.<operation>` to every tensor of a list, as one multi-tensor operation, and round the results to the dtype of that tensor.
+def foreach(operation: str, tensors: list[Tensor], *others: Any, **scalars: float) -> list[Tensor]:
+    """Apply `Tensor.<operation>` to each of a list of tensors as one multi-tensor operation; `others` may be lists too.
 
-    A compiled function fuses the operations anyway; there they are spelled out, tensor by tensor and with explicit casts, because inductor then rounds
-    low-precision results where eager operations do. Both compute in float32 at least.
+    A compiled function fuses operations anyway: there they are spelled out tensor by tensor, with explicit casts, since
+    inductor then rounds low-precision results where eager operations do. Both compute in float32 at least.
     """
     if not torch.compiler.is_compiling():
         return getattr(torch, f"_foreach_{operation}")(tensors, *others, **scalars)
@@ -108,24 +106,56 @@ def foreach(
     return results
 
 
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
+
+
 def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:
-    """Do x <- factor x in place. A 0-d tensor, since on a CPU `_foreach_mul_` rounds a Python number to the dtype of x (0.9 to 0.8984 in bfloat16)."""
+    """Do x <- factor x in place, rounding the product only.
+
+    The factor goes in as a tensor, since on a CPU `_foreach_mul_` rounds a Python number to the dtype of x first, 0.9
+    to 0.8984 in bfloat16.
+    """
     foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64))
 
 
 def subtract_(params: list[Tensor], directions: list[Tensor], lr: float | Tensor) -> None:
-    """Do p <- p - lr d in place, rounding neither lr nor lr d to a low precision; a tensor `lr` may change without compiling again."""
+    """Do p <- p - lr d in place, rounding the result only; a tensor `lr` may change without compiling again."""
     if isinstance(lr, Tensor):
         foreach("sub_", params, foreach("mul", [_widened(direction) for direction in directions], lr))
     else:
         foreach("add_", params, directions, alpha=-lr)
 
 
-def _widened(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
+def divide(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]:
+    """Return n / d, on a CPU in the memory of d: there, fetching memory for it takes longer than the arithmetic."""
+    if not denominators[0].is_cpu or torch.compiler.is_compiling():
+        return foreach("div", numerators, denominators)
+    return [torch.div(n, d, out=d) for n, d in zip(numerators, denominators, strict=True)]
+
+
+def pieces(params: list[Tensor], whole: bool) -> Iterator[list[Tensor]]:
+    """Split parameters into lists to update one after the other: all, unless they are on a CPU and not wanted `whole`.
+
+    There a list should fit into the cache, so that only the first of the operations waits for memory.
+    """
+    piece: list[Tensor] = []
+    for param in params:
+        if piece and param.is_cpu and not whole and sum(other.numel() for other in piece) + param.numel() > 2**16:
+            yield piece
+            piece = []
+        piece.append(param)
+    if piece:
+        yield piece
 
 
 @cache
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile an update: one graph per set of shapes, which rounds low-precision intermediates as the eager operations do."""
-    return torch.compile(function, fullgraph=True, dynamic=False, options={"emulate_precision_casts": True})
+    """Compile an update once per set of shapes and hyper-parameters, of which one process may well see many."""
+    return torch.compile(  # type: ignore[call-overload]  # its overloads lack recompile_limit
+        function,
+        fullgraph=True,
+        dynamic=False,
+        recompile_limit=256,
+        options={"emulate_precision_casts": True},  # round low-precision intermediates as eager operations do
+    )

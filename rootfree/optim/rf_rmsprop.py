@@ -1,24 +1,27 @@
 """RF-RMSProp: RMSProp without the square root, for any gradient of a mean loss.
 
-    s   <- (1 - b2) s + b2 B g^2            second_moment   s, starts at `init`;  beta2 = 1 - b2;  batch_size = B
-    d   <- g / (s + lambda)^power + kappa mu                damping = lambda;  weight_decay = kappa;  mu = the parameter
-    buf <- a1 buf + d                       momentum_buffer buf, starts at 0;  momentum = a1
-    mu  <- mu - b1 buf                                      lr = b1
+    s   <- (1 - b2) s + b2 B g^2                second_moment s, starts at `init`;  beta2 = 1 - b2;  batch_size = B
+    d   <- g / (s + lambda)^power + kappa mu    damping = lambda;  weight_decay = kappa;  mu = the parameter
+    buf <- a1 buf + d                           momentum_buffer buf, starts at 0;  momentum = a1
+    mu  <- mu - b1 buf                          lr = b1
 
-Source: Lin, Dangel, Eschenhagen, Bae, Turner, Makhzani, "Can We Remove the Square-Root in Adaptive Gradient Methods? A Second-Order Perspective", ICML 2024,
-Figures 4 and 7, as coded in the authors' `myoptim/rfrmsprop.py` (github.com/yorkerlin/remove-the-square-root, commit e26d7c9), which this file follows:
-the current gradient enters s before it is used, damping is added to the denominator without a root, weight decay comes after preconditioning and inside
-the momentum, which is heavy ball without dampening, and nothing is corrected for bias.
+Source: Lin, Dangel, Eschenhagen, Bae, Turner, Makhzani, "Can We Remove the Square-Root in Adaptive Gradient Methods? A
+Second-Order Perspective", ICML 2024, Figures 4 and 7, as coded in the authors' `myoptim/rfrmsprop.py`
+(github.com/yorkerlin/remove-the-square-root, commit e26d7c9), which this file follows: the current gradient enters s
+before it is used, damping is added to the denominator without a root, weight decay comes after preconditioning and
+inside the momentum, which is heavy ball without dampening, and nothing is corrected for bias. Figure 4 prints the form
+without momentum, damping and weight decay.
 
 Differences from that code, none of which changes a trajectory beyond rounding:
 
-- It stores q = s / B and multiplies by B. Here s itself is stored: for a batch size that is a power of two both round alike in every dtype; for any other,
-  B * (1 / B) is not always 1 (B = 49 in float64, 41 in float32), and beta2 = 1 would not be SGD exactly.
-- Its gradient is overwritten where the state has the gradient's dtype; here `p.grad` is never written.
-- `power` generalises the exponent, `rounding` offers a way out of the freeze described at `RFRMSProp`.
+- It stores q = s / B and multiplies by B. Here s itself is stored. For a batch size that is a power of two both round
+  alike in every dtype; for others B * (1 / B) is not always 1 (B = 49 in float64, 41 in float32), so that beta2 = 1
+  would not be SGD exactly.
+- It overwrites the gradient where state and gradient have the same dtype; here `p.grad` is never written.
+- `power` generalises the exponent, and `rounding` offers a way out of the freeze described at `RFRMSProp`.
 
-The Fig. 4 form has neither momentum nor damping nor weight decay. torch's `RMSprop` differs from `power=0.5` in where things go: it adds weight decay to
-the gradient before the second moment, and eps (units of g) after the root; damping (units of B g^2) is added before it.
+torch's `RMSprop` is not `power=0.5`: it adds weight decay to the gradient before squaring it, and eps (units of g)
+after the root, where damping (units of B g^2) is added before it.
 """
 
 from collections.abc import Iterable
@@ -31,10 +34,13 @@ from torch import Tensor
 from rootfree.optim.base import (
     Optimizer,
     check,
+    check_choice,
     compiled,
+    divide,
     dtype_name,
     dtype_of_state,
     foreach,
+    pieces,
     scale_,
     subtract_,
     with_gradient,
@@ -58,7 +64,12 @@ def rf_rmsprop_(
     steps: list[Tensor],
     seeds: list[int],
 ) -> None:
-    """Update parameters and state in place by one step; `momentum_buffers` is empty for momentum 0, `steps` and `seeds` unless rounding is stochastic."""
+    """Update parameters and state in place by one step.
+
+    `momentum_buffers` is empty where momentum is 0, `steps` and `seeds` are unless rounding is stochastic.
+    """
+    if steps:
+        foreach("add_", steps, 1)
     grads = [grad.to(s.dtype) for grad, s in zip(grads, second_moments, strict=True)]
     average_squares_(second_moments, grads, beta2, (1 - beta2) * batch_size, steps, seeds)
 
@@ -67,7 +78,7 @@ def rf_rmsprop_(
         foreach("sqrt_", denominators)
     elif power != 1:
         foreach("pow_", denominators, power)
-    directions = foreach("div", grads, denominators)
+    directions = divide(grads, denominators)
     if weight_decay != 0:
         foreach("add_", directions, params, alpha=weight_decay)
 
@@ -86,37 +97,46 @@ class RFRMSProp(Optimizer):
         >>> loss_function(model(inputs), targets).backward()  # the *mean* loss over the 128 examples
         >>> optimizer.step()
 
-    The hyper-parameters are not Adam's. Without the root a denominator has the units of B g^2, so `damping` corresponds to Adam's eps by
-    damping = B eps^2: the default 1e-4 at B = 128 equals eps = 9e-4 and is reached where |g| = 9e-4. Coordinates with smaller gradients move as in SGD with
-    learning rate lr / damping; a multiple c of the loss divides the step by c, where Adam's stays. As long as s is near its initial value 1, the step is that of
-    SGD with the same `lr`, so a good learning rate of SGD is the place to start. The defaults are a first try for convolutional
-    networks, not tuned values; no range is known to be good everywhere.
+    The hyper-parameters are not Adam's. Without the root the denominator has the units of B g^2, so `damping`
+    corresponds to Adam's eps by damping = B eps^2: the default 1e-4 at B = 128 equals eps = 9e-4, and coordinates
+    whose gradients stay below that move as in SGD with learning rate lr / damping. A multiple c of the loss divides
+    the step by c, where Adam's stays. As long as s is near its initial value 1 the step is SGD's, so a good `lr` of
+    SGD is the place to start. The defaults are a first try for convolutional networks, not tuned values; none are
+    known to be good everywhere.
 
-    Cost: one state tensor (two with momentum), as many bytes as torch's AdamW needs, half with `state_dtype="bfloat16"`; about 11 flops per parameter and step, so memory bandwidth decides.
+    Cost: two state tensors, one without momentum: as many bytes as torch's AdamW needs or half of it, and half of that
+    with `state_dtype="bfloat16"`. About 11 flops per parameter and step, so memory bandwidth decides.
 
-    A bfloat16 state that is rounded to nearest never decays where 1 - beta2 < 2^-9 = 0.00195, and up to 2^-8 it stops within a factor of two: it only grows, and only where
-    g^2 is large, so that the method is close to SGD. The published CNN runs are of this kind; the optimizer warns once.
+    A bfloat16 state that is rounded to nearest never decays where 1 - beta2 < 2^-9 = 0.00195, and up to 2^-8 it stops
+    within a factor of two. It then only grows, and only where g^2 is large, so the method is close to SGD. The paper's
+    published CNN runs are of this kind. The optimizer warns once; `rounding="stochastic"` is the remedy.
 
     Args:
-        params: Parameters, or dicts of parameter groups, which may set every argument below but `compile` for themselves.
-        lr: Step size b1, in units of the parameter times g, as SGD's; >= 0. A float, or a 0-d tensor, which may then change without recompiling.
-        batch_size: B, how many examples the mean loss is over; >= 1. With gradient accumulation the number over all micro-batches, with data-parallel
-            processes the number over all processes.
-        beta2: Weight of the old second moment, in [0, 1]. 1 keeps s at `init`; with `damping=0` that is SGD bit for bit (eager).
-        damping: Added to s before the power, in units of B g^2; >= 0. With `init=0` and `damping=0`, a zero gradient gives 0 / 0 = NaN.
+        params: Parameters, or dicts of parameter groups, which may set every argument below for themselves.
+        lr: Step size b1, to be compared with SGD's; >= 0. A float, or a 0-d tensor.
+        batch_size: B, how many examples the mean loss is over; >= 1. With gradient accumulation the number over all
+            micro-batches, with data-parallel processes the number over all processes.
+        beta2: Weight of the old second moment, in [0, 1]. 1 keeps s at `init`; with `damping=0` that is SGD bit for
+        bit.
+        damping: Added to s before the power, in units of B g^2; >= 0. With `init=0` and `damping=0`, a zero gradient
+            gives 0 / 0 = NaN.
         momentum: Heavy-ball momentum without dampening, in [0, 1]; 0 keeps no buffer.
         weight_decay: L2 coefficient kappa, added after preconditioning and inside the momentum; >= 0.
-        init: Initial value of s = B g^2 averaged; >= 0. 1 is the paper's choice, 0 RMSProp's, without bias correction.
-        power: Exponent of the denominator; >= 0. 1 is root-free, 1/2 rooted, 0 gives SGD exactly (eager).
-        state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a torch dtype); None takes the parameter's.
-        rounding: "nearest", or "stochastic" (needs `state_dtype="bfloat16"`): s is then updated in float32 and rounded without bias, with bits that depend on the step, the
-            position of the parameter among all parameters, and the element; one counter per parameter joins the state. The momentum buffer is rounded to nearest either way:
-            its weights momentum and 1 are far from what bfloat16 cannot resolve.
-        compile: Run the update as one compiled kernel per group. The first step then takes up to half a minute per group, the later ones are several times faster on
-            a CPU. A change of `lr` or `momentum` does not compile again; a change of any other hyper-parameter does.
+        init: Initial value of s, the moving average of B g^2; >= 0. 1 is the paper's, 0 RMSProp's.
+        power: Exponent of the denominator; >= 0. 1 is root-free, 1/2 rooted, 0 gives SGD exactly.
+        state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a
+            torch dtype); None takes the parameter's.
+        rounding: "nearest", or "stochastic" (needs `state_dtype="bfloat16"`): s is then updated in float32 and rounded
+            without bias, with bits that depend on the step, the position of the parameter among all parameters, and the
+            element; a counter per parameter joins the state. The momentum buffer is rounded to nearest either way: what
+            it gains and loses in a step is large enough for bfloat16 to see.
+        compile: Run the update of a group as one compiled kernel. The first step then takes up to a minute, the later
+            ones are several times faster on a CPU. A change of `lr` or `momentum` does not compile again; that of
+            another hyper-parameter does. Equal to eager up to the fusing of multiplication and addition.
 
     Raises:
-        ValueError: If a value lies outside its range (the message names it and the range), or a gradient is sparse or complex.
+        ValueError: If a value lies outside its range (the message names it and the range), or, in a step, if a gradient
+            is sparse or complex.
     """
 
     def __init__(
@@ -125,7 +145,7 @@ class RFRMSProp(Optimizer):
         *,
         lr: float | Tensor,
         batch_size: int,
-        beta2: float = 0.99,
+        beta2: float = 0.999,
         damping: float = 1e-4,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -144,7 +164,7 @@ class RFRMSProp(Optimizer):
             weight_decay=weight_decay,
             init=init,
             power=power,
-            state_dtype=dtype_name(state_dtype),
+            state_dtype=state_dtype,
             rounding=rounding,
             compile=compile,
         )
@@ -161,6 +181,7 @@ class RFRMSProp(Optimizer):
         check("weight_decay", group["weight_decay"], 0)
         check("init", group["init"], 0)
         check("power", group["power"], 0)
+        check_choice("compile", group["compile"], (False, True))
         group["state_dtype"] = dtype_name(group["state_dtype"])
         check_rounding(group["rounding"], group["state_dtype"])
         super().add_param_group(group)
@@ -169,8 +190,6 @@ class RFRMSProp(Optimizer):
     def update(self, group: dict[str, Any]) -> None:
         """Update the parameters of one group that have a gradient."""
         params = list(with_gradient(group))
-        if not params:
-            return
         stochastic = group["rounding"] == "stochastic"
         for param in params:
             state = self.state[param]
@@ -182,27 +201,25 @@ class RFRMSProp(Optimizer):
             if group["momentum"] != 0 and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
 
-        states = [self.state[param] for param in params]
         position = {param: i for i, param in enumerate(chain.from_iterable(g["params"] for g in self.param_groups))}
         function, lr, momentum = rf_rmsprop_, group["lr"], group["momentum"]
         if group["compile"]:  # what schedulers change goes in as tensors, since a new number would compile again
-            function, lr, momentum = (
-                compiled(rf_rmsprop_),
-                torch.as_tensor(lr, dtype=torch.float64),
-                torch.as_tensor(momentum, dtype=torch.float64),
+            function = compiled(rf_rmsprop_)
+            lr, momentum = torch.as_tensor(lr, dtype=torch.float64), torch.as_tensor(momentum, dtype=torch.float64)
+        for piece in pieces(params, whole=group["compile"]):
+            states = [self.state[param] for param in piece]
+            function(
+                piece,
+                [param.grad for param in piece if param.grad is not None],
+                [state["second_moment"] for state in states],
+                [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
+                lr,
+                beta2=group["beta2"],
+                damping=group["damping"],
+                momentum=momentum,
+                weight_decay=group["weight_decay"],
+                batch_size=group["batch_size"],
+                power=group["power"],
+                steps=[state["step"] for state in states] if stochastic else [],
+                seeds=[position[param] for param in piece] if stochastic else [],
             )
-        function(
-            params,
-            [param.grad for param in params],
-            [state["second_moment"] for state in states],
-            [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
-            lr,
-            beta2=group["beta2"],
-            damping=group["damping"],
-            momentum=momentum,
-            weight_decay=group["weight_decay"],
-            batch_size=group["batch_size"],
-            power=group["power"],
-            steps=[state["step"] for state in states] if stochastic else [],
-            seeds=[position[param] for param in params] if stochastic else [],
-        )

@@ -1,8 +1,9 @@
-"""Stochastic rounding to bfloat16, with bits that are a hash of (seed, step, element index) instead of a generator.
+"""Low-precision second moments: what freezes them, and stochastic rounding, which does not.
 
-A float32 number lies between two bfloat16 neighbours, which share its upper 16 bits. Adding 16 uniform bits below and cutting them off picks the
-upper neighbour with a probability equal to the position between the two, so the mean over the bits is the number itself. A hash needs no state beyond the step
-count: a resumed run draws the same bits, eager and compiled kernels agree, and so do CPU and CUDA.
+A float32 number lies between two bfloat16 neighbours, which share its upper 16 bits. Adding 16 uniform bits below and
+cutting them off picks the upper neighbour with a probability equal to the position between the two, so the mean over
+the bits is the number itself. The bits are a hash of (seed, step, element index): unlike a generator that needs no
+state beyond a step count, so a resumed run draws the same ones, and eager and compiled code, CPU and CUDA agree.
 """
 
 import warnings
@@ -43,19 +44,18 @@ def _hash(x: Tensor) -> Tensor:
 
 
 def average_squares_(
-    second_moments: Sequence[Tensor],
-    grads: Sequence[Tensor],
+    second_moments: list[Tensor],
+    grads: list[Tensor],
     beta2: float,
     gain: float,
     steps: Sequence[Tensor],
     seeds: Sequence[int],
 ) -> None:
-    """Do s <- beta2 s + gain g^2 in place: stochastically rounded where `steps` are given, else in the arithmetic of s, which rounds to nearest."""
-    if not steps:
+    """Do s <- beta2 s + gain g^2 in place, stochastically rounded where there are `seeds`, else to nearest."""
+    if not seeds:
         scale_(second_moments, beta2)
         foreach("addcmul_", second_moments, grads, grads, value=gain)
         return
-    foreach("add_", steps, 1)
     for second_moment, grad, step, seed in zip(second_moments, grads, steps, seeds, strict=True):
         exact = beta2 * second_moment.float() + gain * grad.float().square()
         second_moment.copy_(stochastic_bfloat16(exact, seed, step))
@@ -71,18 +71,18 @@ def check_rounding(rounding: Any, state_dtype: str | None) -> None:
 
 
 def warn_of_freeze(groups: list[dict[str, Any]], beta2s: list[float]) -> None:
-    """Warn if the last group is the first whose second moment, rounded to nearest, never decays: once per optimizer."""
-    frozen = [freeze(group, beta2) for group, beta2 in zip(groups, beta2s, strict=True)]
+    """Warn if the last group is the first whose second moment never decays: once per optimizer."""
+    frozen = [_freezing_dtype(group, beta2) for group, beta2 in zip(groups, beta2s, strict=True)]
     if frozen[-1] and not any(frozen[:-1]):
-        dtype = str(frozen[-1]).removeprefix("torch.")
         warnings.warn(
-            f"beta2 = {beta2s[-1]} freezes a second moment kept in {dtype}: rounded to nearest, it never decays, because 1 - beta2 is below "
-            f"{torch.finfo(frozen[-1]).eps / 4:.2g}. Use rounding='stochastic' (bfloat16), a larger 1 - beta2, or a wider state_dtype.",
-            stacklevel=4,
+            f"beta2 = {beta2s[-1]} freezes a second moment in {str(frozen[-1]).removeprefix('torch.')}: rounded to "
+            f"nearest, it never decays, because 1 - beta2 is below {torch.finfo(frozen[-1]).eps / 4:.2g}. Remedies: "
+            "rounding='stochastic' (in bfloat16), a larger 1 - beta2, a wider state_dtype",
+            stacklevel=5,  # the line that calls the constructor
         )
 
 
-def freeze(group: dict[str, Any], beta2: float) -> torch.dtype | None:
-    """Return the dtype in which beta2 * s rounds to s whatever s is, if this group keeps its second moment in such a one."""
+def _freezing_dtype(group: dict[str, Any], beta2: float) -> torch.dtype | None:
+    """Return the dtype in which beta2 * s rounds to s for every s, if the group keeps a second moment in such a one."""
     dtypes = {dtype_of_state(group, param) for param in group["params"]} if group["rounding"] == "nearest" else set()
     return next((dtype for dtype in dtypes if 0 < 1 - beta2 < torch.finfo(dtype).eps / 4), None)
