@@ -90,16 +90,20 @@ def test_interval_is_the_textbook_one() -> None:
     data = [1.0, 2.5, 3.0, 4.5]
     expected = stats.t.interval(0.95, 3, loc=np.mean(data), scale=stats.sem(data))
     assert t_interval(data)[3:] == pytest.approx(expected, rel=1e-12)
-    assert t_interval([2.0])[:2] == (1, 2.0) and t_interval([2.0])[3:] == (-np.inf, np.inf)
-    assert t_interval([]).n == 0 and np.isnan(t_interval([]).mean)
-    assert stats.ttest_1samp(data, 0).pvalue < 0.05 and superiority(data, 0).verdict == "supported"
+    assert t_interval([2.0])[:2] == (1, 2.0)
+    assert t_interval([2.0])[3:] == (-np.inf, np.inf)
+    assert t_interval([]).n == 0
+    assert np.isnan(t_interval([]).mean)
+    assert stats.ttest_1samp(data, 0).pvalue < 0.05
+    assert superiority(data, 0).verdict == "supported"
 
 
 def test_detectable_difference_shrinks_with_seeds_and_grows_with_spread() -> None:
     """At the difference called detectable, a t test has about the promised power."""
     data = np.array([-1.0, 1.0] * 5)
     limit = detectable(data, 0.025, 0.2)
-    assert limit < detectable(data[:4], 0.025, 0.2) and limit == pytest.approx(detectable(2 * data, 0.025, 0.2) / 2)
+    assert limit < detectable(data[:4], 0.025, 0.2)
+    assert limit == pytest.approx(detectable(2 * data, 0.025, 0.2) / 2)
     draws = np.random.default_rng(0).normal(limit, data.std(ddof=1), size=(2000, data.size))
     assert np.mean([t_interval(draw).low > 0 for draw in draws]) == pytest.approx(0.8, abs=0.04)
 
@@ -182,7 +186,8 @@ def test_first_claim_with_its_premise() -> None:
     assert decide(adamw=[80.0, 95.0, 88.0, 92.0, 70.0]) == "underpowered"  # the premise itself is open
     assert decide(rf_rmsprop=ARMS["adamw"]) == "refuted"
     assert decide(rf_rmsprop=[]) == "no data"
-    assert first.parts[0].margin("laptop") == 1.0 and first.parts[0].margin("paper") == 0.5
+    assert first.parts[0].margin("laptop") == 1.0
+    assert first.parts[0].margin("paper") == 0.5
     judgements = scorecard(claims, [table(ARMS), table(ARMS, preset=None)])
     assert [(j.claim.id, j.verdict) for j in judgements] == [("C1", "supported"), ("C2", "no data")]
 
@@ -218,7 +223,8 @@ def test_claims_file_errors_name_the_place(tmp_path: Path, old: str, new: str, m
     broken.write_text(CLAIMS.read_text().replace(old, new, 1 if old != "claims:" else -1))
     with pytest.raises(ValueError, match=message) as caught:
         load_claims(broken)
-    assert "\n" not in str(caught.value) and str(broken) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(broken) in str(caught.value)
 
 
 def test_collect_is_sorted_exact_and_stable(tmp_path: Path) -> None:
@@ -236,11 +242,15 @@ def test_collect_is_sorted_exact_and_stable(tmp_path: Path) -> None:
         "12e45",
         "a",
         "b",
-    ] and "0.30000000000000004" in text
+    ]
+    assert "0.30000000000000004" in text
     runs, curves = read(into)
-    assert list(runs["run_id"]) == ["12e45", "a", "b"] and list(runs["study"]) == ["77e1234"] * 3
-    assert list(curves["run_id"]) == ["12e45"] * 2 + ["a"] * 2 + ["b"] * 2 and list(curves["epoch"]) == [1, 2] * 3
-    assert runs["test_acc"].iloc[0] == 88.5 and runs["test_loss"].iloc[0] == 0.1 + 0.2
+    assert list(runs["run_id"]) == ["12e45", "a", "b"]
+    assert list(runs["study"]) == ["77e1234"] * 3
+    assert list(curves["run_id"]) == ["12e45"] * 2 + ["a"] * 2 + ["b"] * 2
+    assert list(curves["epoch"]) == [1, 2] * 3
+    assert runs["test_acc"].iloc[0] == 88.5
+    assert runs["test_loss"].iloc[0] == 0.1 + 0.2
     before = {path.name: path.read_bytes() for path in into.iterdir()}
     collect(outputs, into)
     collect(outputs, into, merge=True)
@@ -259,10 +269,13 @@ def test_merge_keeps_what_is_published(tmp_path: Path) -> None:
     (here / "b" / "metrics.jsonl").write_text('{"epoch": 1, "frozen_share": 0.5}\n')  # a column nobody had before
     result = collect(here, into, merge=True)
     assert (result.read, result.rows, len(result.differences)) == (3, 4, 1)
-    assert "test_acc 0.885 -> 0.75" in result.differences[0] and "cpu: A, 1 thread -> cpu: B" in result.differences[0]
+    assert "test_acc 0.885 -> 0.75" in result.differences[0]
+    assert "cpu: A, 1 thread -> cpu: B" in result.differences[0]
     runs, curves = read(into)
-    assert list(runs["run_id"]) == ["a", "b", "c", "d"] and list(runs["test_acc"]) == [88.5] * 4
-    assert list(curves["run_id"]) == ["a", "a", "b", "c", "c", "d", "d"] and curves["frozen_share"].sum() == 0.5
+    assert list(runs["run_id"]) == ["a", "b", "c", "d"]
+    assert list(runs["test_acc"]) == [88.5] * 4
+    assert list(curves["run_id"]) == ["a", "a", "b", "c", "c", "d", "d"]
+    assert curves["frozen_share"].sum() == 0.5
     assert collect(here, into).rows == 3
 
 
@@ -294,10 +307,13 @@ def test_studies_choose_runs(tmp_path: Path) -> None:
     write_study(outputs, {"lion": [77.0]}, suffix="-adhoc", preset=None, scale=None, study="adhoc")
     collect(outputs, tmp_path)
     first, second = studies(*read(tmp_path))
-    assert first.arms == ["adamw", "rf_rmsprop", "sgd"] and first.left_out == {"sgd": 2}
+    assert first.arms == ["adamw", "rf_rmsprop", "sgd"]
+    assert first.left_out == {"sgd": 2}
     assert list(first.finished("sgd", "test_acc")) == pytest.approx(ARMS["sgd"])
     assert first.budgets == {"adamw": 3, "rf_rmsprop": 0, "sgd": 0}
-    assert second.arms == ["lion"] and second.presets == [] and second.scale is None
+    assert second.arms == ["lion"]
+    assert second.presets == []
+    assert second.scale is None
     runs, curves = read(tmp_path)
     (smoke,) = studies(runs[runs["study"] == "smoke"], curves)
     assert smoke.is_smoke
@@ -321,14 +337,18 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
     assert not (tmp_path / "figures" / "stale.svg").exists()
     page, text = files[0].read_text(), files[1].read_text()
     for arm in arms:
-        assert page.count(arm) > 5 and text.count(arm) > 5
+        assert page.count(arm) > 5
+        assert text.count(arm) > 5
         assert arm in [row[0] for row in written.tables[0].rows]
     accuracy = next(
         path for path in files if path.name.endswith("-accuracy.svg") and "gap" not in path.name
     ).read_text()
     assert all(word in accuracy for arm in arms for word in arm.split())
-    assert "inconclusive" in page and "1 diverged" in page and "diverged in" not in page
-    assert "http" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    assert "inconclusive" in page
+    assert "1 diverged" in page
+    assert "diverged in" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
     assert all((tmp_path / link.split(")")[0]).exists() for link in text.split("](")[1:])
     assert str(tmp_path) not in page + text
 
@@ -355,8 +375,10 @@ def test_reproduced_against_published(tmp_path: Path) -> None:
     for folder in (ours, theirs):
         collect(folder / "outputs", folder)
     rows = {row[1]: row[-1] for row in compare(studies(*read(ours)), studies(*read(theirs))).rows}
-    assert rows["sgd"] == "1 run identical, 1 different" and rows["adamw"] == "means differ by +0.50 points"
-    assert rows["lion"] == "not published" and rows["rf_rmsprop"] == "1 run identical, 0 different"
+    assert rows["sgd"] == "1 run identical, 1 different"
+    assert rows["adamw"] == "means differ by +0.50 points"
+    assert rows["lion"] == "not published"
+    assert rows["rf_rmsprop"] == "1 run identical, 0 different"
 
 
 def test_scripts_end_to_end(tmp_path: Path) -> None:
@@ -369,9 +391,12 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
 
     collected = run("collect.py", tmp_path / "outputs", "--into", tmp_path / "tables")
-    assert collected.returncode == 0 and "15 runs read" in collected.stdout, collected.stderr
+    assert collected.returncode == 0, collected.stderr
+    assert "15 runs read" in collected.stdout
     reported = run("report.py", tmp_path / "tables")
-    assert reported.returncode == 0 and str(tmp_path / "tables" / "report.html") in reported.stdout, reported.stderr
+    assert reported.returncode == 0, reported.stderr
+    assert str(tmp_path / "tables" / "report.html") in reported.stdout
     nothing = run("collect.py", tmp_path / "nothing", "--into", tmp_path / "tables")
-    assert nothing.returncode == 1 and nothing.stderr.startswith("collect: no run has ended beneath")
+    assert nothing.returncode == 1
+    assert nothing.stderr.startswith("collect: no run has ended beneath")
     assert nothing.stderr.count("\n") == 1

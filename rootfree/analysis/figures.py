@@ -77,8 +77,9 @@ def draw(study: Study, claims: Claims, look: dict[str, Look]) -> list[Drawing]:
         for baseline in [arm for arm in claims.baselines if arm in study.arms and len(study.arms) > 1]:
             others = [arm for arm in study.arms if arm != baseline]
             paired = {arm: differences(study, {arm: 1, baseline: -1}, "test_acc") for arm in others}
-            label = f"test accuracy minus {baseline}'s, same seed (points)"
-            drawings.append(_strip(study, look, f"minus-{baseline}", label, paired))
+            if any(data.size for data in paired.values()):
+                label = f"test accuracy minus {baseline}'s, same seed (points)"
+                drawings.append(_strip(study, look, f"minus-{baseline}", label, paired))
         if not study.curves.empty:
             drawings.append(_curves(study, look, "val_acc", "validation accuracy (%)"))
             drawings.append(_curves(study, look, "train_loss", "training loss, clean subset"))
@@ -90,7 +91,8 @@ def draw(study: Study, claims: Claims, look: dict[str, Look]) -> list[Drawing]:
 def save(figure: Figure, stem: Path) -> str:
     """Write `stem.png` and `stem.svg` with bytes that depend on nothing but the data; return the SVG's text."""
     with mpl.rc_context(STYLE):
-        figure.savefig(stem.with_suffix(".png"), dpi=200, facecolor="white", metadata={"Software": None})
+        figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white", metadata={"Software": None})
+        figure.set_layout_engine("none")  # found for the one, kept for the other
         figure.savefig(stem.with_suffix(".svg"), transparent=True, metadata={"Date": None, "Creator": None})
     return stem.with_suffix(".svg").read_text(encoding="utf-8")
 
@@ -109,9 +111,10 @@ def _strip(study: Study, look: dict[str, Look], name: str, label: str, values: d
             axes.plot([interval.low, interval.high], [row + 0.16] * 2, style.dashes, color=style.color, lw=1.6)
         axes.plot(interval.mean, row + 0.16, "|", color=style.color, ms=11, mew=2.4)
         axes.text(1.02, row, _number(interval, study.diverged(arm)), transform=beside, va="center", fontsize=8)
+    points = np.concatenate(list(values.values()))
     if name.startswith("minus"):
         axes.axvline(0, color=INK, lw=0.8)
-    points = np.concatenate(list(values.values()))
+        points = np.append(points, 0)
     if points.size:  # two seeds have an interval so wide that it would hide all others: it may leave the frame
         pad = max(np.ptp(points) * 0.6, 0.5)
         axes.set_xlim(points.min() - pad, points.max() + pad)
@@ -201,6 +204,6 @@ def _counts(study: Study, sizes: dict[str, int]) -> str:
     """The n of a caption, with the runs that are missing from it, and the hardware."""
     usual = Counter(sizes.values()).most_common(1)[0][0]
     other = [f"{n} of {arm}" for arm, n in sizes.items() if n != usual]
-    text = f"n = {usual} seeds per arm{', but ' + ', '.join(other) if other else ''}"
+    text = f"n = {usual} per arm{', but ' + ', '.join(other) if other else ''}"
     lost = [f"{study.diverged(arm)} of {arm}" for arm in sizes if study.diverged(arm)]
     return f"{text}{'; diverged: ' + ', '.join(lost) if lost else ''}. {study.hardware}."

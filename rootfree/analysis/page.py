@@ -98,7 +98,7 @@ def _markdown(block: Block) -> str:
             escaped = [" | ".join(cell.replace("|", r"\|").replace("\n", "<br>") for cell in line) for line in lines]
             return "\n".join(f"| {line} |" for line in escaped) + f"\n\n{caption}\n"
         case Picture(stem, _, caption):
-            return f"![{caption}]({stem.as_posix()}.png)\n\n*{caption}*\n"
+            return f"![{caption.split('. ')[0]}]({stem.as_posix()}.png)\n\n*{caption}*\n"
         case Details(summary, blocks):
             return f"<details><summary>{escape(summary)}</summary>\n\n{markdown(blocks)}\n</details>\n"
 

@@ -88,8 +88,8 @@ class Study:
 
     def finished(self, arm: str, metric: str) -> pd.Series:
         """The metric of an arm's finished runs, by seed."""
-        chosen = self.runs[(self.runs["arm"] == arm) & (self.runs["status"] == "finished")]
-        return chosen.set_index("seed")[metric].dropna().sort_index()
+        chosen = (self.runs["arm"] == arm) & (self.runs["status"] == "finished")
+        return self.runs.loc[chosen, ["seed", metric]].set_index("seed")[metric].dropna().sort_index()
 
     def diverged(self, arm: str) -> int:
         """How many runs of an arm diverged."""
