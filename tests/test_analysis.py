@@ -374,7 +374,8 @@ def test_reproduced_against_published(tmp_path: Path) -> None:
     write_study(theirs / "outputs", {"adamw": [86.5]}, suffix="-elsewhere")
     for folder in (ours, theirs):
         collect(folder / "outputs", folder)
-    rows = {row[1]: row[-1] for row in compare(studies(*read(ours)), studies(*read(theirs))).rows}
+    (compared,) = compare(studies(*read(ours)), studies(*read(theirs)))
+    rows = {row[0]: row[-1] for row in compared.rows}
     assert rows["sgd"] == "1 run identical, 1 different"
     assert rows["adamw"] == "means differ by +0.50 points"
     assert rows["lion"] == "not published"

@@ -179,7 +179,9 @@ summary { cursor: pointer; font-weight: 600; }
 }
 @media print {
   main { max-width: none; padding: 0; }
-  body { font-size: 9pt; }
+  html { font-size: 9pt; }
+  body { font-size: 1rem; }
+  .figures { grid-template-columns: 1fr 1fr; }
   figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
 }

@@ -61,20 +61,21 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
 
     printed = [*(_brief(study) for study in found), _verdicts(judgements)]
     if published and published.resolve() != directory.resolve() and (published / "runs.csv").is_file():
-        printed.append(compare(found, studies(*read(published))))
+        printed += compare(found, studies(*read(published)))
     return Written(page, printed)
 
 
-def compare(reproduced: list[Study], published: list[Study]) -> Table:
-    """Reproduced against published test accuracy, per study and arm: run by run where ids are shared, else by means."""
-    rows = []
+def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
+    """Reproduced against published test accuracy: run by run where ids are shared, else by the means of an arm."""
+    tables = []
     theirs = {study.id: study for study in published}
     for study in reproduced:
         other = theirs.get(study.id)
+        rows = []
         for arm in study.arms:
             here = t_interval(study.finished(arm, "test_acc"))
             if other is None or arm not in other.arms:
-                rows.append([study.title, arm, spread(here), "-", "not published"])
+                rows.append([arm, spread(here), "-", "not published"])
                 continue
             there = t_interval(other.finished(arm, "test_acc"))
             ours = study.runs[study.runs["arm"] == arm].set_index("run_id")["test_acc"]
@@ -83,10 +84,11 @@ def compare(reproduced: list[Study], published: list[Study]) -> Table:
             said = f"{plural(same, 'run')} identical, {len(both) - same} different"
             if both.empty:
                 said = f"means differ by {here.mean - there.mean:+.2f} points"
-            rows.append([study.title, arm, spread(here), spread(there), said])
-    return Table(
-        ["study", "arm", "reproduced", "published", "comparison"], rows, "Test accuracy in %, mean ± sd over seeds."
-    )
+            rows.append([arm, spread(here), spread(there), said])
+        where = f" ({study.hardware}; published: {other.hardware})" if other else ""
+        caption = f"{study.title}: reproduced against published test accuracy in %, mean ± sd over seeds{where}."
+        tables.append(Table(["arm", "reproduced", "published", "comparison"], rows, caption))
+    return tables
 
 
 def _opening(judgements: list[Judgement], found: list[Study]) -> list[Block]:

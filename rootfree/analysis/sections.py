@@ -32,11 +32,9 @@ def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[
         arm, other = claims.placebo
         floor = differences(study, {arm: 1, other: -1}, "test_acc")
         if floor.size:
-            apart = f"{np.sqrt(np.mean(floor**2)):.2f} points apart (root mean square)"
+            apart = f"at equal seeds they are {np.sqrt(np.mean(floor**2)):.2f} points apart (root mean square)"
             average = _difference(t_interval(floor), "points")
-            sentences.append(
-                f"Noise floor: {arm} is {other} up to rounding, yet at equal seeds they are {apart}, on average {average}."
-            )
+            sentences.append(f"Noise floor: {arm} is {other} up to rounding, yet {apart}, on average {average}.")
     lost = [f"{study.diverged(arm)} of {study.size(arm)} runs of {arm}" for arm in study.arms if study.diverged(arm)]
     sentences.append(f"Diverged: {', '.join(lost) or 'no run'}.")
     if study.left_out:
