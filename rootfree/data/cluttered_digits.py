@@ -80,7 +80,7 @@ def _compose_split(digits: np.ndarray, labels: np.ndarray, count: int, rng: np.r
         for other in rng.choice(np.delete(np.arange(len(digits)), digit), 2, replace=False):
             row, column = rng.integers(5, size=2)
             window = digits[other, row : row + 4, column : column + 4]
-            canvas += _stroke(window, rng, size=(12, 20), angle=180.0, shear=0.0, amplitude=(0.5, 1.0))
+            canvas += _stroke(window, rng, size=(8, 14), angle=180.0, shear=0.0, amplitude=(0.25, 0.5))
         canvas += _stroke(digits[digit], rng, size=(20, 26), angle=15.0, shear=0.2, amplitude=(0.6, 1.2))
         canvas += rng.normal(0.0, 0.04, canvas.shape)
         images[i] = np.rint(canvas.clip(0.0, 1.0) * 255).astype(np.uint8)
@@ -95,20 +95,28 @@ def _stroke(
     shear: float,
     amplitude: tuple[float, float],
 ) -> np.ndarray:
-    """Place a square patch on the canvas, along a random signed unit colour: (3, 32, 32)."""
+    """Place a square patch anywhere on the canvas, along a random signed colour: (3, 32, 32).
+
+    Args:
+        patch: grey values in [0, 1].
+        rng: source of all choices.
+        size: least and greatest side on the canvas, pixels.
+        angle: greatest rotation either way, degrees.
+        shear: greatest shear either way.
+        amplitude: least and greatest size of the colour's strongest channel.
+    """
     pixels = int(rng.integers(size[0], size[1] + 1))
     turn, slant = math.radians(rng.uniform(-angle, angle)), rng.uniform(-shear, shear)
     x, y = rng.uniform(pixels / 2, SIZE - pixels / 2, 2)  # centre
-    # PIL wants the map from canvas to patch: move to the centre, turn back, shear back, scale down
-    scale = len(patch) / pixels
+    # a border of zeros lets the bicubic kernel fade out instead of cutting the patch off at its edge
+    framed = np.pad(patch, 2)
+    # PIL wants the map from canvas to patch: from the centre, turn back, shear back, scale down
+    scale, middle = len(patch) / pixels, len(framed) / 2
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
-    a, b, d, e = cos - slant * -sin, sin - slant * cos, -sin, cos
-    middle = len(patch) / 2
-    matrix = (a, b, middle - a * x - b * y, d, e, middle - d * x - e * y)
-    # a zero border lets the bicubic kernel fade out instead of cutting the patch off at its edge
-    framed = Image.fromarray(np.pad(patch, 2))
-    moved = (matrix[0], matrix[1], matrix[2] + 2, matrix[3], matrix[4], matrix[5] + 2)
-    mask = framed.transform((SIZE, SIZE), Image.Transform.AFFINE, moved, Image.Resampling.BICUBIC)
+    a, b, d, e = cos + slant * sin, sin - slant * cos, -sin, cos
+    inverse = (a, b, middle - a * x - b * y, d, e, middle - d * x - e * y)
+    image = Image.fromarray(framed)
+    mask = image.transform((SIZE, SIZE), Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC)
     colour = rng.normal(size=3)
-    colour *= rng.uniform(*amplitude) / math.sqrt(float((colour**2).sum()))
+    colour *= rng.uniform(*amplitude) / np.abs(colour).max()
     return colour[:, None, None] * np.asarray(mask)
