@@ -114,13 +114,14 @@ def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:
     """Do x <- factor x in place, rounding the product only.
 
     The factor goes in as a tensor, since on a CPU `_foreach_mul_` rounds a Python number to the dtype of x first, 0.9
-    to 0.8984 in bfloat16.
+    to 0.8984 in bfloat16. It is no wider than needed, since a product of two 0-d tensors is computed in the wider dtype.
     """
-    foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64))
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64 if wide else torch.float32))
 
 
 def subtract_(params: list[Tensor], directions: list[Tensor], lr: float | Tensor) -> None:
-    """Do p <- p - lr d in place, rounding the result only; a tensor `lr` may change without compiling again."""
+    """Do p <- p - lr d in place as torch's own optimizers do; a tensor `lr` may change without compiling again."""
     if isinstance(lr, Tensor):
         foreach("sub_", params, foreach("mul", [_widened(direction) for direction in directions], lr))
     else:

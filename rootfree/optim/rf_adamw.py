@@ -14,7 +14,8 @@ RF-RMSProp it averages the raw gradient, before preconditioning and with dampeni
 from the step.
 
 Differences from that code, none of which changes a trajectory beyond rounding: it stores q = s / B and multiplies by B,
-here s itself is stored; its weight decay multiplies by 1 - lr weight_decay, here the product is subtracted.
+here s itself is stored; its weight decay multiplies by 1 - lr weight_decay, here the product is subtracted; it rounds m
+twice, after either product, here once.
 """
 
 from collections.abc import Iterable
@@ -34,7 +35,6 @@ from rootfree.optim.base import (
     dtype_of_state,
     foreach,
     pieces,
-    scale_,
     subtract_,
     with_gradient,
 )
@@ -67,8 +67,7 @@ def rf_adamw_(
     if steps:
         foreach("add_", steps, 1)
     grads = [grad.to(s.dtype) for grad, s in zip(grads, second_moments, strict=True)]
-    scale_(first_moments, beta1)
-    foreach("add_", first_moments, grads, alpha=1 - beta1)
+    foreach("lerp_", first_moments, grads, 1 - beta1)
     average_squares_(second_moments, grads, beta2, (1 - beta2) * batch_size, steps, seeds)
 
     if bias_correction:
