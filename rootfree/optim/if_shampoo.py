@@ -1,145 +1,241 @@
-"""draft"""
+"""IF-Shampoo: Shampoo with neither a root nor an inverse, for any gradient of a mean loss and tensors of any order.
+
+For a parameter mu of order N with axes of length d_1 ... d_N, (n) the unfolding along axis n, one factor K_n per axis:
+
+    G~  <- sqrt(B) G with K_j^T applied on every axis j != n          batch_size = B;  G = p.grad
+    m_n <- a2 m_n + (1 - a2)/2 [ (1 / prod_{j!=n} d_j) K_n^T G~_(n) G~_(n)^T K_n
+                                 + lambda K_n^T K_n prod_{j!=n} tr(K_j^T K_j) / d_j - I ]
+                                      factor_momentum_n = m_n, starts at 0;  precond_momentum = a2;  damping = lambda
+    K_n <- K_n - b2 K_n m_n / max(1, ||m_n||_F)       factor_n = K_n, starts at I;  precond_lr = b2
+    d   <- G with K_n K_n^T applied on every axis, + kappa mu         weight_decay = kappa
+    buf <- a1 buf + d                                 momentum_buffer = buf, starts at 0;  momentum = a1
+    mu  <- mu - b1 buf                                lr = b1
+
+m_n and K_n are updated, all from the old factors, at the steps 0, T, 2T, ... before the gradient is preconditioned
+(update_every = T). At rest K_n^T U_n K_n = I, where U_n is the covariance of the gradient along axis n, whitened
+along the others, plus damping: the K_n K_n^T are the inverses of the Kronecker factors closest to the gradient's
+second moment in the sense of the Gaussian KL divergence, and d is preconditioned with exponent 1.
+
+Source: Lin, Dangel, Eschenhagen, Bae, Turner, Makhzani, "Can We Remove the Square-Root in Adaptive Gradient Methods? A
+Second-Order Perspective", ICML 2024, Figure 3, in the form of the authors' package `sirfshampoo`
+(github.com/f-dangel/sirfshampoo, commit 7bc5eaf, dense factors), which this file equals up to rounding. Published
+implementations differ:
+
+- The script of the paper's experiments (github.com/yorkerlin/remove-the-square-root, commit e26d7c9) quarters b2 for
+  parameters named `norm`, `proj` or `bias` (here: use parameter groups), updates at each of the first 15 steps, keeps
+  K K^T in memory, knows orders 1 to 4 only, and writes to `p.grad`. The AlgoPerf prototype limits m by its largest
+  entry instead of its Frobenius norm.
+- `sirfshampoo` needs the model and a hook to count the batch, counts steps for all parameters together, and keeps the
+  momentum buffer in the parameter's dtype; here every parameter counts its own steps, and the buffer has the dtype of
+  the factors.
+- Both divide K by the root of its largest entry before forming products. That is neutral in exact arithmetic and avoids
+  overflow in float16; bfloat16 has the range of float32, so it is left out here.
+- In all of them, as here, axes of length 1 get no factor, and a scalar counts as a vector of length 1.
+"""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch.optim.optimizer import ParamsT
+from torch import Tensor
 
-from rootfree.optim.base import Optimizer, dtype_name
-from rootfree.optim.kronecker import (
-    apply,
-    batches,
-    gram,
-    layout,
-    stack,
-    stacked,
-    unstack,
-)
+from rootfree.optim.base import Optimizer, check, dtype_name, dtype_of_state, scale_, subtract_
+from rootfree.optim.kronecker import batches, check_interval, gram, long_axes, multiply, stack, stacked, unstack
 
 
-def if_shampoo(
-    params,
-    grads,
-    axes,
-    factors,
-    factor_momenta,
-    buffers,
+def if_shampoo_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    factors: dict[int, Tensor],
+    factor_momenta: dict[int, Tensor],
+    momentum_buffers: list[Tensor],
+    lr: float | Tensor,
     *,
-    lr,
-    precond_lr,
-    damping,
-    momentum,
-    precond_momentum,
-    weight_decay,
-    batch_size,
-    update_factors,
-):
-    grad = stack(grads, axes, factors[0].dtype)
+    precond_lr: float,
+    damping: float,
+    momentum: float,
+    precond_momentum: float,
+    weight_decay: float,
+    batch_size: float,
+    update_factors: bool,
+) -> None:
+    """Update equal-shaped parameters and their state in place by one step.
+
+    Factors and their momenta are stacks (batch, d, d), by the place of their axis in the layout; the momenta are
+    empty with `precond_momentum=0`, the buffers with `momentum=0`.
+    """
+    grad = stack(grads, next(iter(factors.values())).dtype)
     if update_factors:
         update_factors_(factors, factor_momenta, grad, precond_lr, damping, precond_momentum, batch_size)
-    step = grad
-    for axis, factor in enumerate(factors):
-        dim = factor.shape[-1]
-        if dim * dim < step[0].numel():
-            step = apply(factor @ factor.mT, step, axis)
+
+    direction = grad
+    for place, factor in factors.items():
+        if factor[0].numel() < grad[0].numel():  # one product with K K^T is cheaper than two, if it is cheap to form
+            direction = multiply(factor @ factor.mT, direction, place)
         else:
-            step = apply(factor, apply(factor.mT, step, axis), axis)
-    steps = unstack(step, axes, params[0].shape)
-    if weight_decay:
-        torch._foreach_add_(steps, params, alpha=weight_decay)
-    if buffers:
-        torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, steps)
-        steps = buffers
-    torch._foreach_add_(params, torch._foreach_mul(steps, -lr))
+            direction = multiply(factor, multiply(factor.mT, direction, place), place)
+
+    directions = unstack(direction, params[0].shape)
+    if weight_decay != 0:
+        torch._foreach_add_(directions, params, alpha=weight_decay)
+    if momentum_buffers:
+        scale_(momentum_buffers, momentum)
+        torch._foreach_add_(momentum_buffers, directions)
+        directions = momentum_buffers
+    subtract_(params, directions, lr)
 
 
-def update_factors_(factors, momenta, grad, precond_lr, damping, precond_momentum, batch_size):
+def update_factors_(
+    factors: dict[int, Tensor],
+    factor_momenta: dict[int, Tensor],
+    grad: Tensor,
+    precond_lr: float,
+    damping: float,
+    precond_momentum: float,
+    batch_size: float,
+) -> None:
+    """Update the factors of a stack of gradients in place."""
+    # 1) What all axes share, from the old factors: the gradient whitened on every axis, and tr(K^T K) / d.
     white = grad
-    for axis, factor in enumerate(factors):
-        white = apply(factor.mT, white, axis)
-    scales = [torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True).square() / f.shape[-1] for f in factors]
-    for axis, factor in enumerate(factors):
-        dim = factor.shape[-1]
-        others = math.prod(scale for j, scale in enumerate(scales) if j != axis)
-        step = gram(factor, 1).mul_(damping / 2 * others)
-        step.add_(gram(white, axis), alpha=batch_size * dim / white[0].numel() / 2)
-        step.diagonal(dim1=1, dim2=2).sub_(0.5)
-        if momenta:
-            step = momenta[axis].lerp_(step, 1 - precond_momentum)
-        norm = torch.linalg.vector_norm(step, dim=(1, 2), keepdim=True)
-        factor.addcmul_(factor @ step, -precond_lr / norm.clamp(min=1))
+    for place, factor in factors.items():
+        white = multiply(factor.mT, white, place)
+    traces = {place: _norm(factor).square() / factor.shape[-1] for place, factor in factors.items()}
+
+    # 2) One axis after the other.
+    for place, factor in factors.items():
+        others = math.prod(trace for other, trace in traces.items() if other != place)
+        scale = batch_size * factor.shape[-1] / grad[0].numel()
+        natural = gram(factor, 1).mul_(damping / 2 * others)
+        natural.add_(gram(white, place), alpha=scale / 2).diagonal(dim1=1, dim2=2).sub_(0.5)
+        if factor_momenta:
+            natural = factor_momenta[place].lerp_(natural, 1 - precond_momentum)
+        factor.addcmul_(factor @ natural, -precond_lr / _norm(natural).clamp(min=1))
+
+
+def _norm(matrices: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)  # Frobenius, (batch, 1, 1)
 
 
 class IFShampoo(Optimizer):
+    """Shampoo with neither a root nor an inverse: matrix products alone, in any dtype (equations: top of this file).
+
+    Example:
+        >>> optimizer = IFShampoo(model.parameters(), lr=1e-3, batch_size=128)
+        >>> loss_function(model(inputs), targets).backward()  # the *mean* loss over the 128 examples
+        >>> optimizer.step()
+
+    The defaults are those of the authors' package, a first try and not tuned values; the authors' runs on
+    vision transformers use `lr` 2e-4 to 5e-4, `precond_lr` 0.1 to 0.5, `damping` 5e-5 to 3e-4 and `update_every` 2. The
+    hyper-parameters are not Adam's: without a root, `damping` has the units of B g^2 (Adam's eps corresponds to B
+    eps^2), and a loss multiplied by c divides the step by c once the factors have settled. The factors start at the
+    identity, so the first steps are SGD's. While ||m_n||_F > 1, as it is at the start for long axes, a factor moves
+    by at most `precond_lr` in relative Frobenius norm.
+
+    Cost: per axis of length d two d x d state tensors (one with `precond_momentum=0`), and a momentum buffer. With D
+    the number of elements of a parameter, an update takes about 4 D d + 3 d^3 flops per axis and a step, with or
+    without an update, min(4 D d, 2 D d + 2 d^3). Factors are dense: an axis of 50,000 would need 20 GB for both.
+    Nothing waits for the device.
+
+    With `state_dtype="bfloat16"` factors, momenta and buffer are bfloat16, and so are the products. A factor then
+    stands still where precond_lr |m_n| < 2^-9 relative to it, so `precond_lr` wants to be 0.05 or more.
+
+    Args:
+        params: Parameters, or dicts of parameter groups, which may set every argument below for themselves.
+        lr: Step size b1, in units of the parameter times g, as SGD's; >= 0. A float or a 0-d tensor.
+        batch_size: B, how many examples the mean loss is over; >= 1. With gradient accumulation the number over all
+            micro-batches, with data-parallel processes the number over all processes.
+        precond_lr: Step size b2 of the factors; >= 0. The counterpart of 1 - beta2 in methods with a moving average.
+        damping: lambda, added to the gradient's second moment, in units of B g^2; >= 0.
+        momentum: Heavy-ball momentum a1 without dampening, in [0, 1]; 0 keeps no buffer.
+        precond_momentum: Momentum a2 of the factors, in [0, 1]; 0 keeps no buffer.
+        weight_decay: L2 coefficient kappa, added after preconditioning and inside the momentum; >= 0.
+        update_every: T, an integer >= 1: the factors are updated at every T-th step of a parameter, beginning with
+            its first.
+        state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a
+            torch dtype); None takes the parameter's. float16 can overflow.
+
+    Raises:
+        ValueError: If a value lies outside its range (the message names both), or a gradient is sparse or complex.
+    """
+
     def __init__(
         self,
-        params: ParamsT,
+        params: Iterable[Any],
         *,
-        lr,
-        precond_lr=0.01,
-        damping=1e-3,
-        momentum=0.9,
-        precond_momentum=0.5,
-        weight_decay=0.0,
-        batch_size,
-        update_every=1,
-        state_dtype=None,
-    ):
-        super().__init__(
-            params,
-            dict(
-                lr=lr,
-                precond_lr=precond_lr,
-                damping=damping,
-                momentum=momentum,
-                precond_momentum=precond_momentum,
-                weight_decay=weight_decay,
-                batch_size=batch_size,
-                update_every=update_every,
-                state_dtype=dtype_name(state_dtype),
-            ),
+        lr: float | Tensor,
+        batch_size: int,
+        precond_lr: float = 0.01,
+        damping: float = 1e-3,
+        momentum: float = 0.9,
+        precond_momentum: float = 0.5,
+        weight_decay: float = 0.0,
+        update_every: int = 1,
+        state_dtype: str | torch.dtype | None = None,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            batch_size=batch_size,
+            precond_lr=precond_lr,
+            damping=damping,
+            momentum=momentum,
+            precond_momentum=precond_momentum,
+            weight_decay=weight_decay,
+            update_every=update_every,
+            state_dtype=dtype_name(state_dtype),
         )
+        super().__init__(params, defaults)
 
-    def update(self, group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
+        group = {**self.defaults, **param_group}
+        check("lr", group["lr"], 0)
+        check("batch_size", group["batch_size"], 1)
+        check("precond_lr", group["precond_lr"], 0)
+        check("damping", group["damping"], 0)
+        check("momentum", group["momentum"], 0, 1)
+        check("precond_momentum", group["precond_momentum"], 0, 1)
+        check("weight_decay", group["weight_decay"], 0)
+        check_interval(group["update_every"])
+        group["state_dtype"] = dtype_name(group["state_dtype"])
+        super().add_param_group(group)
+
+    def update(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group that have a gradient."""
         for params in batches(group, self.state):
-            axes = layout(params[0].shape)
-            states = [self._state(p, axes, group) for p in params]
-            due = states[0]["step"] % group["update_every"] == 0
-            if_shampoo(
+            axes = long_axes(params[0].shape)
+            states = [self._state(param, group) for param in params]
+            update_factors = states[0]["step"] % group["update_every"] == 0
+            factor_momenta = {}
+            if group["precond_momentum"] != 0 and update_factors:
+                factor_momenta = {place: stacked(states, f"factor_momentum_{axis}") for place, axis in axes.items()}
+            if_shampoo_(
                 params,
-                [p.grad for p in params],
-                axes,
-                [stacked(states, f"factor_{a}") for a in axes],
-                [stacked(states, f"factor_momentum_{a}") for a in axes] if group["precond_momentum"] and due else [],
-                [s["momentum_buffer"] for s in states] if group["momentum"] else [],
-                **{
-                    k: group[k]
-                    for k in (
-                        "lr",
-                        "precond_lr",
-                        "damping",
-                        "momentum",
-                        "precond_momentum",
-                        "weight_decay",
-                        "batch_size",
-                    )
-                },
-                update_factors=due,
+                [param.grad for param in params if param.grad is not None],
+                {place: stacked(states, f"factor_{axis}") for place, axis in axes.items()},
+                factor_momenta,
+                [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
+                group["lr"],
+                precond_lr=group["precond_lr"],
+                damping=group["damping"],
+                momentum=group["momentum"],
+                precond_momentum=group["precond_momentum"],
+                weight_decay=group["weight_decay"],
+                batch_size=group["batch_size"],
+                update_factors=update_factors,
             )
-            for s in states:
-                s["step"] += 1
+            for state in states:
+                state["step"] += 1
 
-    def _state(self, p, axes, group):
-        s = self.state[p]
-        if not s:
-            dtype = getattr(torch, group["state_dtype"]) if group["state_dtype"] else p.dtype
-            s["step"] = 0
-            for a in axes:
-                d = p.shape[a] if p.ndim else 1
-                s[f"factor_{a}"] = torch.eye(d, dtype=dtype, device=p.device)
-                if group["precond_momentum"]:
-                    s[f"factor_momentum_{a}"] = torch.zeros(d, d, dtype=dtype, device=p.device)
-            if group["momentum"]:
-                s["momentum_buffer"] = torch.zeros_like(p, dtype=dtype)
-        return s
+    def _state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state, dtype = self.state[param], dtype_of_state(group, param)
+        state.setdefault("step", 0)
+        for axis in long_axes(param.shape).values():
+            dim = param.shape[axis] if param.ndim else 1
+            if f"factor_{axis}" not in state:
+                state[f"factor_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
+            if group["precond_momentum"] != 0 and f"factor_momentum_{axis}" not in state:
+                state[f"factor_momentum_{axis}"] = torch.zeros(dim, dim, dtype=dtype, device=param.device)
+        if group["momentum"] != 0 and "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+        return state

@@ -1,12 +1,13 @@
-"""What the matrix methods share: stacks of equal-shaped parameters, and Kronecker factors applied to their axes.
+"""What the matrix methods share: stacks of equal-shaped parameters, and matrices applied to their axes.
 
-A parameter of order N has one d_n x d_n factor per axis. Parameters of equal shape are stacked into one tensor
-(batch, *dims) and their factors into tensors (batch, d_n, d_n), so that each product is one batched multiplication.
+A parameter with axes of length d_1 ... d_N has one d_n x d_n matrix per axis. Parameters of equal shape are stacked
+into one tensor (batch, *dims), their matrices into tensors (batch, d_n, d_n), so that each product is one batched
+multiplication.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,40 +15,44 @@ from torch import Tensor
 
 from rootfree.optim.base import with_gradient
 
-# Larger stacks gain nothing (one product already fills the machine) and cost memory and cache.
-STACK_ELEMENTS = 2**21
-BLOCK = 256
-
 State = dict[str, Any]
+
+STACK_ELEMENTS = 2**21  # a product of this size fills the machine: larger stacks only cost memory and cache
+BLOCK = 256  # symmetric products of at least this size are multiplied out by blocks, one triangle only
+
+
+def check_interval(value: Any) -> None:
+    """Raise `ValueError` unless `value` can be an `update_every`: an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"update_every = {value!r} is not allowed: an integer in [1, inf) is")
 
 
 def batches(group: dict[str, Any], state: dict[Tensor, State]) -> Iterator[list[Tensor]]:
-    """Yield the group's parameters with a gradient in lists of equal shape, dtype, device and phase of the update."""
+    """Yield the parameters with a gradient, in lists of equal shape, dtype, device and phase of `update_every`."""
     alike = defaultdict(list)
     for param in with_gradient(group):
         phase = state[param].get("step", 0) % group["update_every"]
         alike[param.shape, param.dtype, param.device, phase].append(param)
-    for params in alike.values():
-        largest = max(params[0].numel(), *(dim**2 for dim in params[0].shape), 1)
-        size = max(1, STACK_ELEMENTS // largest)
-        yield from (params[start : start + size] for start in range(0, len(params), size))
+    for (shape, *_), params in alike.items():
+        count = max(1, STACK_ELEMENTS // max(math.prod(shape), *(dim**2 for dim in shape), 1))
+        yield from (params[start : start + count] for start in range(0, len(params), count))
 
 
 def stacked(states: Sequence[State], key: str) -> Tensor:
     """Return the tensors `state[key]` as one tensor (batch, ...) that shares their memory.
 
-    The first call copies them into one buffer and makes each state's tensor a view of its slice; later calls copy nothing. States
-    that were loaded, or had another parameter between them, are simply stacked anew.
+    The first call copies them into one buffer, of which every state then keeps its slice; later calls copy nothing.
+    Tensors that are no such neighbours, because they were loaded or had another parameter between them, are stacked
+    anew.
     """
     tensors = [state[key] for state in states]
     first, size = tensors[0], tensors[0].numel()
-    adjacent = all(
+    if all(
         tensor.is_contiguous()
         and tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and tensor.storage_offset() == first.storage_offset() + index * size
-        for index, tensor in enumerate(tensors)
-    )
-    if adjacent:
+        and tensor.storage_offset() == first.storage_offset() + i * size
+        for i, tensor in enumerate(tensors)
+    ):
         return first.as_strided((len(tensors), *first.shape), (size, *first.stride()))
     stack = torch.stack(tensors)
     for state, tensor in zip(states, stack.unbind(), strict=True):
@@ -55,76 +60,109 @@ def stacked(states: Sequence[State], key: str) -> Tensor:
     return stack
 
 
-def layout(shape: torch.Size, squeeze: bool = True) -> list[int]:
-    """Return the axes that get a factor, in the order in which a stack keeps them: the two longest outermost.
+def layout(shape: torch.Size) -> list[int]:
+    """Return the order in which a stack keeps a parameter's axes: the two longest outermost, a scalar as a vector.
 
-    Products on the first and the last axis are then single large multiplications without a copy (a convolution's weight is
-    kept as out, height, width, in). Axes of size 1 are left out with `squeeze`; a scalar counts as a vector of length 1.
+    Products on the first and the last axis are large multiplications without a copy; the weight of a convolution is
+    thus kept as (out, height, width, in).
     """
-    axes = [axis for axis, dim in enumerate(shape) if dim > 1 or not squeeze] or [0]
-    longest = sorted(sorted(axes, key=lambda axis: shape[axis])[-2:]) if len(axes) > 1 else axes
-    return [longest[0], *(axis for axis in axes if axis not in longest), *longest[1:]]
+    longest = sorted(sorted(range(len(shape)), key=shape.__getitem__)[-2:]) or [0]
+    return [longest[0], *(axis for axis in range(len(shape)) if axis not in longest), *longest[1:]]
 
 
-def stack(tensors: Sequence[Tensor], axes: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Stack equal-shaped tensors into (batch, *dims), dims in the order of `axes`."""
-    batch = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+def all_axes(shape: torch.Size) -> dict[int, int]:
+    """Return {place in the layout: axis}; a scalar has one axis."""
+    return dict(enumerate(layout(shape)))
+
+
+def long_axes(shape: torch.Size) -> dict[int, int]:
+    """Return {place in the layout: axis} of the axes longer than 1, and of one axis where there is none."""
+    return {place: axis for place, axis in all_axes(shape).items() if shape and shape[axis] > 1} or {0: 0}
+
+
+def stack(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Stack tensors of equal shape in their layout. A single one may share its memory: do not write to the result."""
     shape = tensors[0].shape
-    if shape:
-        batch = batch.permute(_permutation(shape, axes))
-    return batch.to(dtype).reshape(len(tensors), *(batch.shape[1:][: len(axes)] or (1,))).contiguous()
+    batch = torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+    batch = batch.permute(0, *(axis + 1 for axis in layout(shape))) if shape else batch.view(-1, 1)
+    return batch.to(dtype).contiguous()
 
 
-def unstack(batch: Tensor, axes: Sequence[int], shape: torch.Size) -> list[Tensor]:
-    """Undo `stack`: views of the slices in the parameters' own shape."""
-    if not shape:
-        return list(batch.view(-1).unbind())
-    order = _permutation(shape, axes)
-    full = batch.view(len(batch), *(shape[axis - 1] for axis in order[1:]))
-    return list(full.permute(sorted(range(len(order)), key=order.__getitem__)).unbind())
+def unstack(batch: Tensor, shape: torch.Size) -> list[Tensor]:
+    """Return the slices of a stack as views in the parameters' own shape."""
+    order = layout(shape)
+    batch = batch.permute(0, *(order.index(axis) + 1 for axis in range(len(order))))
+    return list((batch if shape else batch.squeeze(1)).unbind())
 
 
-def _permutation(shape: torch.Size, axes: Sequence[int]) -> list[int]:
-    return [0, *(axis + 1 for axis in axes), *(axis + 1 for axis in range(len(shape)) if axis not in axes)]
-
-
-def apply(matrix: Tensor, batch: Tensor, axis: int) -> Tensor:
-    """Multiply `matrix` (batch, d, d) onto one axis (0 is the first after the batch) of `batch`."""
+def multiply(matrix: Tensor, batch: Tensor, place: int) -> Tensor:
+    """Multiply `matrix` (batch, d, d) onto the axis at `place` of a stack."""
     size, dim = matrix.shape[:2]
-    if axis == batch.ndim - 2:
+    if place == batch.ndim - 2:
         return (batch.view(size, -1, dim) @ matrix.mT).view_as(batch)
-    before = math.prod(batch.shape[1 : axis + 1])
+    before = math.prod(batch.shape[1 : place + 1])
     return (matrix.unsqueeze(1) @ batch.view(size, before, dim, -1)).view_as(batch)
 
 
-def inner(left: Tensor, right: Tensor, axis: int) -> Tensor:
-    """Return left_(n) right_(n)^T, the product of the two unfoldings along `axis`, as (batch, d, d)."""
-    size, dim = len(left), left.shape[axis + 1]
-    if axis == left.ndim - 2:
+def inner(left: Tensor, right: Tensor, place: int) -> Tensor:
+    """Return left_(n) right_(n)^T, (batch, d, d): the inner products over all axes but the one at `place`."""
+    size, dim = len(left), left.shape[place + 1]
+    if place == left.ndim - 2:
         return left.view(size, -1, dim).mT @ right.view(size, -1, dim)
-    before = math.prod(left.shape[1 : axis + 1])
+    before = math.prod(left.shape[1 : place + 1])
     products = left.view(size, before, dim, -1) @ right.view(size, before, dim, -1).mT
     return products.sum(1) if before > 1 else products.squeeze(1)
 
 
-def gram(batch: Tensor, axis: int) -> Tensor:
-    """Return `inner(batch, batch, axis)`; when large, only the upper blocks are multiplied out."""
-    size, dim = len(batch), batch.shape[axis + 1]
-    last = axis == batch.ndim - 2
-    if dim < BLOCK or not (axis == 0 or last):
-        return inner(batch, batch, axis)
-    rows = batch.view(size, -1, dim).mT if last else batch.view(size, dim, -1)
-    out = rows.new_empty(size, dim, dim)
-    _fill_gram(rows, out)
-    return out
+def gram(batch: Tensor, place: int) -> Tensor:
+    """Return `inner(batch, batch, place)`, of which a large one costs little more than half the multiplications."""
+    size, dim = len(batch), batch.shape[place + 1]
+    outermost = place in (0, batch.ndim - 2)
+    if dim < BLOCK or not outermost:
+        return inner(batch, batch, place)
+    rows = batch.view(size, dim, -1) if place == 0 else batch.view(size, -1, dim).mT
+    products = rows.new_empty(size, dim, dim)
+    _fill_gram(rows, products)
+    return products
 
 
-def _fill_gram(rows: Tensor, out: Tensor) -> None:
+def _fill_gram(rows: Tensor, products: Tensor) -> None:
     half = rows.shape[1] // 2
     if rows.shape[1] < BLOCK:
-        torch.bmm(rows, rows.mT, out=out)
+        torch.bmm(rows, rows.mT, out=products)
         return
-    _fill_gram(rows[:, :half], out[:, :half, :half])
-    _fill_gram(rows[:, half:], out[:, half:, half:])
-    torch.bmm(rows[:, :half], rows[:, half:].mT, out=out[:, :half, half:])
-    out[:, half:, :half] = out[:, :half, half:].mT
+    _fill_gram(rows[:, :half], products[:, :half, :half])
+    _fill_gram(rows[:, half:], products[:, half:, half:])
+    torch.bmm(rows[:, :half], rows[:, half:].mT, out=products[:, :half, half:])
+    products[:, half:, :half] = products[:, :half, half:].mT
+
+
+def refresh(targets: Tensor, sources: Tensor, function: Callable[[Tensor], Tensor]) -> list[int]:
+    """Do targets <- function(sources), stacks (batch, d, d), in float32 at least; return where in the batch it failed.
+
+    A failure is a `LinAlgError` or a result that is not finite. Then each matrix is tried alone, if need be in
+    float64; the target of one that still fails is left as it was.
+    """
+    wide = sources.to(torch.promote_types(sources.dtype, torch.float32))
+    results = _attempt(function, wide)
+    if results is not None:
+        targets.copy_(results)
+        return []
+    failed = []
+    for i, matrix in enumerate(wide):
+        result = _attempt(function, matrix)
+        if result is None:
+            result = _attempt(function, matrix.double())
+        if result is None:
+            failed.append(i)
+        else:
+            targets[i].copy_(result)
+    return failed
+
+
+def _attempt(function: Callable[[Tensor], Tensor], matrices: Tensor) -> Tensor | None:
+    try:
+        result = function(matrices)
+    except torch.linalg.LinAlgError:
+        return None
+    return result if result.isfinite().all() else None

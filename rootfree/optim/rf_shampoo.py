@@ -1,0 +1,231 @@
+"""RF-Shampoo: Shampoo without the root, with explicit inverses, for tensors of any order.
+
+For a parameter mu of order N with axes of length d_1 ... d_N, (n) the unfolding along axis n, one factor S_n per axis:
+
+    U_n <- (B / prod_{j!=n} d_j) G_(n) (kron_{j!=n} S_j^-1) G_(n)^T + lambda I prod_{j!=n} tr(S_j^-1) / d_j
+                                                      batch_size = B;  damping = lambda;  G = p.grad
+    S_n <- (1 - b2) S_n + b2 U_n                      factor_n = S_n, starts at I;  beta2 = 1 - b2;  inverse_n = S_n^-1
+    d   <- G with S_n^-1 applied on every axis, + kappa mu            weight_decay = kappa
+    buf <- a1 buf + d                                 momentum_buffer = buf, starts at 0;  momentum = a1
+    mu  <- mu - b1 buf                                lr = b1
+
+All S_n are updated from the old factors, at the steps 0, T, 2T, ... before the gradient is preconditioned
+(update_every = T). At rest S_n = E[U_n]: the Kronecker factors closest to the gradient's second moment in the sense
+of the Gaussian KL divergence.
+
+Source: the curvature that Lin et al., "Can We Remove the Square-Root in Adaptive Gradient Methods? A Second-Order
+Perspective", ICML 2024, fit without inverses in IF-Shampoo, written for S instead of K with S^-1 = K K^T. The same
+fixed point, applied with exponent 1/2, is KL-Shampoo's (arXiv 2509.03378). No implementation of this form is
+published; it is the explicit twin of `rootfree.optim.if_shampoo`, and where that follows a choice (what the damping
+multiplies, weight decay after preconditioning and inside the momentum, no factor for axes of length 1, a scalar as a
+vector), so does this.
+
+How far the twins agree: from S_n = (K_n K_n^T)^-1 and with 1 - beta2 = precond_lr = b2, equal damping and
+precond_momentum = 0, one update of both gives preconditioners that differ by O(b2^2), as long as ||m_n||_F <= 1.
+Where IF-Shampoo's clip is active, as at the start of training for axes longer than 4, it takes shorter steps and the
+difference is O(b2).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rootfree.optim.base import Optimizer, check, dtype_name, dtype_of_state, scale_, subtract_
+from rootfree.optim.kronecker import (
+    batches,
+    check_interval,
+    inner,
+    long_axes,
+    multiply,
+    refresh,
+    stack,
+    stacked,
+    unstack,
+)
+
+
+def rf_shampoo_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    factors: dict[int, Tensor],
+    inverses: dict[int, Tensor],
+    momentum_buffers: list[Tensor],
+    lr: float | Tensor,
+    *,
+    beta2: float,
+    damping: float,
+    momentum: float,
+    weight_decay: float,
+    batch_size: float,
+    update_factors: bool,
+) -> list[int]:
+    """Update equal-shaped parameters and their state in place; return the places of those with a failed inverse.
+
+    Factors and inverses are stacks (batch, d, d), by the place of their axis in the layout; the buffers are empty
+    with `momentum=0`.
+    """
+    grad = stack(grads, next(iter(factors.values())).dtype)
+    failed: list[int] = []
+    if update_factors:
+        update_factors_(factors, inverses, grad, beta2, damping, batch_size)
+        for place, factor in factors.items():
+            failed += refresh(inverses[place], factor, _inverse)
+
+    direction = grad
+    for place, inverse in inverses.items():
+        direction = multiply(inverse, direction, place)
+
+    directions = unstack(direction, params[0].shape)
+    if weight_decay != 0:
+        torch._foreach_add_(directions, params, alpha=weight_decay)
+    if momentum_buffers:
+        scale_(momentum_buffers, momentum)
+        torch._foreach_add_(momentum_buffers, directions)
+        directions = momentum_buffers
+    subtract_(params, directions, lr)
+    return failed
+
+
+def update_factors_(
+    factors: dict[int, Tensor],
+    inverses: dict[int, Tensor],
+    grad: Tensor,
+    beta2: float,
+    damping: float,
+    batch_size: float,
+) -> None:
+    """Update the factors of a stack of gradients in place, from the old inverses."""
+    traces = {place: inverse.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) for place, inverse in inverses.items()}
+    before = grad  # the gradient with the inverses of the axes before this one applied
+    for place, factor in factors.items():
+        whitened = before
+        for other, inverse in inverses.items():
+            if other > place:
+                whitened = multiply(inverse, whitened, other)
+        others = math.prod(trace for other, trace in traces.items() if other != place)
+        scale = batch_size * factor.shape[-1] / grad[0].numel()
+        factor.mul_(beta2).add_(inner(whitened, grad, place), alpha=(1 - beta2) * scale)
+        factor.diagonal(dim1=1, dim2=2).add_((1 - beta2) * damping * others)
+        before = multiply(inverses[place], before, place)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
+
+
+class RFShampoo(Optimizer):
+    """Shampoo without the root: Kronecker factors of the second moment, inverted (equations: top of this file).
+
+    Example:
+        >>> optimizer = RFShampoo(model.parameters(), lr=1e-3, batch_size=128)
+        >>> loss_function(model(inputs), targets).backward()  # the *mean* loss over the 128 examples
+        >>> optimizer.step()
+
+    It serves to check what `IFShampoo`, which is faster and needs no decomposition, computes. The defaults are those
+    of `IFShampoo` where they correspond, a first try and not tuned values. The hyper-parameters are not Adam's:
+    without a root, `damping` has the units of B g^2 (Adam's eps corresponds to B eps^2), and a loss multiplied by c
+    divides the step by c once the factors have settled. The factors start at the identity, so the first steps are
+    SGD's.
+
+    Cost: per axis of length d two d x d state tensors, and a momentum buffer. With D the number of elements of a
+    parameter, a step takes 2 D d flops per axis, an update about 2 d^3 + 2 D d (N + 1) / 2 more, and waits for the
+    device. Factors are dense: an axis of 50,000 would need 20 GB for both.
+
+    An inverse is computed in float32 at least, by Cholesky, and again in float64 if that fails (low-precision factors
+    can lose positive definiteness). If that fails too, the last good one stays, and `state[p]["failures"]` counts it.
+
+    Args:
+        params: Parameters, or dicts of parameter groups, which may set every argument below for themselves.
+        lr: Step size b1, in units of the parameter times g, as SGD's; >= 0. A float or a 0-d tensor.
+        batch_size: B, how many examples the mean loss is over; >= 1. With gradient accumulation the number over all
+            micro-batches, with data-parallel processes the number over all processes.
+        beta2: Weight of the old factors, in [0, 1]. The counterpart of 1 - `IFShampoo`'s `precond_lr`.
+        damping: lambda, added to the gradient's second moment, in units of B g^2; >= 0. With 0 the factors become
+            singular.
+        momentum: Heavy-ball momentum a1 without dampening, in [0, 1]; 0 keeps no buffer.
+        weight_decay: L2 coefficient kappa, added after preconditioning and inside the momentum; >= 0.
+        update_every: T, an integer >= 1: the factors are updated at every T-th step of a parameter, beginning with
+            its first.
+        state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch
+            dtype); None takes the parameter's. Inverses are computed in float32 at least.
+
+    Raises:
+        ValueError: If a value lies outside its range (the message names both), or a gradient is sparse or complex.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float | Tensor,
+        batch_size: int,
+        beta2: float = 0.99,
+        damping: float = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        update_every: int = 1,
+        state_dtype: str | torch.dtype | None = None,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            batch_size=batch_size,
+            beta2=beta2,
+            damping=damping,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            update_every=update_every,
+            state_dtype=dtype_name(state_dtype),
+        )
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
+        group = {**self.defaults, **param_group}
+        check("lr", group["lr"], 0)
+        check("batch_size", group["batch_size"], 1)
+        check("beta2", group["beta2"], 0, 1)
+        check("damping", group["damping"], 0)
+        check("momentum", group["momentum"], 0, 1)
+        check("weight_decay", group["weight_decay"], 0)
+        check_interval(group["update_every"])
+        group["state_dtype"] = dtype_name(group["state_dtype"])
+        super().add_param_group(group)
+
+    def update(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group that have a gradient."""
+        for params in batches(group, self.state):
+            axes = long_axes(params[0].shape)
+            states = [self._state(param, group) for param in params]
+            failed = rf_shampoo_(
+                params,
+                [param.grad for param in params if param.grad is not None],
+                {place: stacked(states, f"factor_{axis}") for place, axis in axes.items()},
+                {place: stacked(states, f"inverse_{axis}") for place, axis in axes.items()},
+                [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
+                group["lr"],
+                beta2=group["beta2"],
+                damping=group["damping"],
+                momentum=group["momentum"],
+                weight_decay=group["weight_decay"],
+                batch_size=group["batch_size"],
+                update_factors=states[0]["step"] % group["update_every"] == 0,
+            )
+            for i in failed:
+                states[i]["failures"] += 1
+            for state in states:
+                state["step"] += 1
+
+    def _state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state, dtype = self.state[param], dtype_of_state(group, param)
+        if not state:
+            state["step"] = state["failures"] = 0
+            for axis in long_axes(param.shape).values():
+                dim = param.shape[axis] if param.ndim else 1
+                state[f"factor_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
+                state[f"inverse_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
+        if group["momentum"] != 0 and "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+        return state
