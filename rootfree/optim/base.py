@@ -114,7 +114,7 @@ def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:
     """Do x <- factor x in place, rounding the product only.
 
     The factor goes in as a tensor, since on a CPU `_foreach_mul_` rounds a Python number to the dtype of x first, 0.9
-    to 0.8984 in bfloat16. It is no wider than needed, since a product of two 0-d tensors is computed in the wider dtype.
+    to 0.8984 in bfloat16. It is no wider than needed, since the product of two 0-d tensors is taken in the wider dtype.
     """
     wide = any(tensor.dtype == torch.float64 for tensor in tensors)
     foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64 if wide else torch.float32))

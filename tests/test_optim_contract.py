@@ -1,0 +1,309 @@
+"""What every optimizer of `configs/optimizer/` promises to code that is not ours: found by listing the folder."""
+
+import copy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs/optimizer").glob("*.yaml"))}
+OURS = [name for name, path in CONFIGS.items() if "rootfree.optim" in path.read_text()]
+every_optimizer = pytest.mark.parametrize("name", CONFIGS)
+every_optimizer_of_ours = pytest.mark.parametrize("name", OURS)
+
+# A low-precision arm may freeze, which it says at construction; that it does is tested with the diagonal optimizers.
+pytestmark = pytest.mark.filterwarnings("ignore:beta2 = .* freezes:UserWarning")
+
+
+def settings(name):
+    """The keyword arguments of a yaml, for batches of 16."""
+    config = OmegaConf.create({"dataset": {"batch_size": 16}, "optimizer": OmegaConf.load(CONFIGS[name])})
+    return OmegaConf.to_container(config.optimizer, resolve=True)
+
+
+def build(name, params, **changes):
+    return instantiate(settings(name) | changes, _convert_="all")(params)
+
+
+def parameters(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(5, 4), (4,), (), (3, 2, 2, 2)]]
+
+
+def set_gradients(params, step):
+    generator = torch.Generator().manual_seed(1000 + step)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator)
+
+
+def train(optimizer, params, steps):
+    for step in steps:
+        set_gradients(params, step)
+        optimizer.step()
+
+
+def tensors(value):
+    """All tensors within a state."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for child in children for tensor in tensors(child)]
+
+
+def same(left, right):
+    """Equal bit for bit, in dtype too."""
+    pairs = zip(tensors(left), tensors(right), strict=True)
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def test_there_are_optimizers():
+    assert {"sgd", "adamw", "rf_rmsprop"} <= set(CONFIGS)
+
+
+@every_optimizer
+def test_lowers_a_quadratic_and_repeats_bit_for_bit(name):
+    ends = []
+    for _ in range(2):
+        params = parameters()
+        optimizer = build(name, params)
+        start = sum(param.square().sum() for param in params).item()
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = sum(param.square().sum() for param in params)
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < start
+        ends.append(params)
+    assert same(*ends)
+
+
+@every_optimizer
+def test_never_writes_a_gradient_and_returns_the_loss_of_a_closure(name):
+    params = parameters()
+    optimizer = build(name, params)
+
+    def closure():
+        assert torch.is_grad_enabled()
+        set_gradients(params, 0)
+        return torch.tensor(3.0)
+
+    assert optimizer.step(closure) == 3.0
+    expected = parameters()
+    set_gradients(expected, 0)
+    assert same([param.grad for param in params], [param.grad for param in expected])
+
+
+@every_optimizer
+def test_a_parameter_without_gradient_stays_and_has_no_state(name):
+    params = parameters()
+    optimizer = build(name, params)
+    optimizer.step()  # no gradient at all
+    set_gradients(params, 0)
+    params[1].grad = None
+    optimizer.step()
+    assert torch.equal(params[1], parameters()[1])
+    assert params[1] not in optimizer.state
+    assert not any(torch.equal(a, b) for i, (a, b) in enumerate(zip(params, parameters(), strict=True)) if i != 1)
+
+
+@every_optimizer
+def test_saved_loaded_and_copied_it_goes_on_bit_for_bit(name, tmp_path):
+    params = parameters()
+    optimizer = build(name, params)
+    train(optimizer, params, range(5))
+
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    loaded_params = copy.deepcopy(params)
+    loaded = build(name, loaded_params)
+    loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert same(loaded.state_dict()["state"], optimizer.state_dict()["state"])
+
+    copied_params = copy.deepcopy(params)
+    copied = build(name, copied_params)
+    copied.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    # The whole object, with its parameters, as training code that keeps a spare does it.
+    twin_params, twin = copy.deepcopy((params, optimizer))
+
+    train(optimizer, params, range(5, 12))
+    for other, other_params in (loaded, loaded_params), (copied, copied_params), (twin, twin_params):
+        train(other, other_params, range(5, 12))
+        assert same(other_params, params)
+        assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+@every_optimizer
+def test_groups_have_their_own_hyper_parameters_and_follow_a_scheduler(name):
+    params = parameters()
+    optimizer = build(name, [{"params": params[:2]}, {"params": params[2:], "lr": 0.0, "weight_decay": 0.0}])
+    lr = optimizer.param_groups[0]["lr"]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    for step in range(4):
+        train(optimizer, params, [step])
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == lr / 16
+    assert same(params[2:], parameters()[2:])
+    assert not any(torch.equal(a, b) for a, b in zip(params[:2], parameters()[:2], strict=True))
+
+    frozen = copy.deepcopy(params)
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    train(optimizer, params, [9])
+    assert same(params, frozen)
+
+
+@every_optimizer_of_ours
+def test_memory_layout_does_not_matter(name):
+    ends = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        params = parameters()
+        params[3].data = params[3].data.to(memory_format=memory_format)
+        optimizer = build(name, params)
+        train(optimizer, params, range(5))
+        ends.append([param.detach().contiguous() for param in params])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*ends, strict=True))
+
+
+@every_optimizer_of_ours
+def test_keeps_everything_in_its_state_and_plain_values_in_its_groups(name):
+    params = parameters()
+    optimizer = build(name, params)
+    train(optimizer, params, range(3))
+    assert set(vars(optimizer)) == set(vars(torch.optim.SGD(parameters(), lr=0.1, foreach=False)))
+    for value in optimizer.param_groups[0].values():
+        assert isinstance(value, (int, float, str, tuple, list, type(None)))
+    dtype = getattr(torch, settings(name).get("state_dtype") or "float32")
+    assert {tensor.dtype for tensor in tensors(optimizer.state_dict()["state"]) if tensor.is_floating_point()} == {
+        dtype
+    }
+
+
+@every_optimizer_of_ours
+def test_non_finite_gradients_are_not_hidden(name):
+    params = parameters()
+    optimizer = build(name, params)
+    train(optimizer, params, range(2))
+    set_gradients(params, 2)
+    params[0].grad[1, 1] = torch.nan
+    optimizer.step()
+    assert params[0].isnan().any()
+    assert not any(param.isnan().any() for param in params[1:])
+
+
+@every_optimizer_of_ours
+def test_sparse_and_complex_gradients_are_refused(name):
+    embedding = torch.nn.Embedding(4, 3, sparse=True)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(ValueError, match="sparse"):
+        build(name, embedding.parameters()).step()
+    param = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match="complex"):
+        build(name, [param]).step()
+
+
+@every_optimizer_of_ours
+def test_hyper_parameters_out_of_range_are_refused_by_name(name):
+    numbers = {key: value for key, value in settings(name).items() if type(value) in (int, float)}
+    assert "lr" in numbers
+    for key in numbers:
+        for bad in (-1.0, float("nan"), float("inf"), "1", True):
+            with pytest.raises(ValueError, match=f"{key} = .* is not allowed"):
+                build(name, parameters(), **{key: bad})
+
+
+# Foreign code
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    sizes = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=4)
+    return timm.models.VisionTransformer(**sizes)
+
+
+def batch(step, size=16):
+    generator = torch.Generator().manual_seed(step)
+    labels = torch.randint(4, (size,), generator=generator)
+    images = torch.randn(size, 3, 8, 8, generator=generator) + labels[:, None, None, None]
+    return images, labels
+
+
+@every_optimizer
+def test_trains_a_timm_model_in_foreign_code(name):
+    """Learning-rate schedule, gradient accumulation, clipping and bfloat16 autocast, as users write them."""
+    network = model()
+    optimizer = build(name, network.parameters())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 5))
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for images, labels in zip(*(half.chunk(2) for half in batch(step=0)), strict=True):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = cross_entropy(network(images), labels) / 2
+            loss.backward()
+            losses[-1] += loss.item()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    assert losses[-1] < losses[0]
+
+
+def train_in_pair(rank, rendezvous, folder):
+    """One of two processes that train every optimizer on half of each batch and save the parameters."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    ends = {}
+    for name in CONFIGS:
+        network = DistributedDataParallel(model(seed=rank))  # rank 0's parameters are broadcast
+        optimizer = build(name, network.parameters())
+        for step in range(3):
+            images, labels = (half.chunk(2)[rank] for half in batch(step))
+            optimizer.zero_grad()
+            cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        ends[name] = network.module.state_dict()
+    torch.save(ends, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_data_parallel_pair_stays_together_and_equals_one_process(tmp_path):
+    torch.multiprocessing.spawn(train_in_pair, (tmp_path / "rendezvous", tmp_path), nprocs=2)
+    left, right = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name in CONFIGS:
+        assert same(left[name], right[name]), name
+        network = model(seed=0)
+        optimizer = build(name, network.parameters())
+        for step in range(3):
+            optimizer.zero_grad()
+            images, labels = batch(step)
+            cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        if name != "sign_momentum":  # the sign of a gradient that is zero up to rounding is anyone's guess
+            for key, value in network.state_dict().items():
+                torch.testing.assert_close(left[name][key], value, rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
+
+
+def test_needs_torch_alone():
+    """Importing `rootfree.optim` loads nothing that `import torch` and the standard library do not."""
+    code = """
+import sys, torch
+before = set(sys.modules)
+import rootfree.optim
+loaded = {name for name in set(sys.modules) - before if name.split('.')[0] not in {*sys.stdlib_module_names, 'torch'}}
+print(*(name for name in loaded if name != 'rootfree' and not name.startswith('rootfree.optim')))
+"""
+    root = Path(__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
