@@ -260,18 +260,21 @@ def test_trains_a_timm_model_in_foreign_code(name):
 
 
 def train_in_pair(rank, rendezvous, folder):
-    """One of two processes that train every optimizer on half of each batch and save the parameters."""
+    """One of two processes that train every optimizer on half of each batch and save the parameters.
+
+    In float64, where a gradient that is zero up to rounding stays far below every eps and damping.
+    """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     ends = {}
     for name in CONFIGS:
-        network = DistributedDataParallel(model(seed=rank))  # rank 0's parameters are broadcast
+        network = DistributedDataParallel(model(seed=rank).double())  # rank 0's parameters are broadcast
         optimizer = build(name, network.parameters())
         for step in range(3):
             images, labels = (half.chunk(2)[rank] for half in batch(step))
             optimizer.zero_grad()
-            cross_entropy(network(images), labels).backward()
+            cross_entropy(network(images.double()), labels).backward()
             optimizer.step()
         ends[name] = network.module.state_dict()
     torch.save(ends, folder / f"{rank}.pt")
@@ -283,16 +286,15 @@ def test_a_data_parallel_pair_stays_together_and_equals_one_process(tmp_path):
     left, right = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in CONFIGS:
         assert same(left[name], right[name]), name
-        network = model(seed=0)
+        network = model(seed=0).double()
         optimizer = build(name, network.parameters())
         for step in range(3):
             optimizer.zero_grad()
             images, labels = batch(step)
-            cross_entropy(network(images), labels).backward()
+            cross_entropy(network(images.double()), labels).backward()
             optimizer.step()
-        if name != "sign_momentum":  # the sign of a gradient that is zero up to rounding is anyone's guess
-            for key, value in network.state_dict().items():
-                torch.testing.assert_close(left[name][key], value, rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
+        for key, value in network.state_dict().items():
+            torch.testing.assert_close(left[name][key], value, rtol=1e-5, atol=1e-6, msg=f"{name}: {key}")
 
 
 def test_needs_torch_alone():
