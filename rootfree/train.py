@@ -37,6 +37,9 @@ SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keywo
 BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "wandb")  # each one callable's arguments
 
 
+planned: list[tuple[bool, float | None]] = []  # (done, seconds it costs) of the runs that were only looked at
+
+
 class SettingsError(Exception):
     """A setting that cannot work; the message names the key, the value and what is allowed."""
 
@@ -50,6 +53,7 @@ def run(config: DictConfig) -> None:
         record = Record(Path(config.outputs), complete(config, data.name), data.fingerprint, build(config.wandb))
         if config.plan or record.finished:
             print(f"{'done ' if record.finished else 'to do'} {record.title}", flush=True)
+            planned.append((record.finished, config.cost))
             return
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -101,7 +105,7 @@ def check(config: DictConfig) -> None:
     Raises:
         SettingsError: naming the key, the value and what is allowed.
     """
-    for key in config:
+    for key in map(str, config):
         if key not in SETTINGS and key not in BLOCKS:
             presets = ", ".join(
                 sorted(f"+experiments/{p.parent.name}={p.stem}" for p in ROOT.glob("experiments/*/*.yaml"))
@@ -129,15 +133,15 @@ def check_block(key: str, block: DictConfig) -> None:
     parameters = inspect.signature(target).parameters
     kinds = typing.get_type_hints(function, include_extras=True)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for name in block:
-        if str(name).startswith("_"):
+    for name in map(str, block):
+        if name.startswith("_"):
             continue
         if OmegaConf.is_missing(block, name):
             raise SettingsError(f"{key}.{name} is missing: give it, {key}.{name}=...")
         if name not in parameters and not open_ended:
             raise SettingsError(f"{key}.{name} = {block[name]!r} is no argument of {block['_target_']}, "
                                 f"which takes {', '.join(parameters)}")  # fmt: skip
-        check_value(f"{key}.{name}", block[name], kinds.get(str(name), Any))
+        check_value(f"{key}.{name}", block[name], kinds.get(name, Any))
 
 
 def check_value(key: str, value: Any, kind: Any) -> None:
@@ -178,6 +182,12 @@ def main() -> None:
         message = str(error).partition("Config search path")[0]
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
+    if planned:
+        done = sum(finished for finished, _ in planned)
+        costs = [cost for finished, cost in planned if not finished]
+        left = sum(cost for cost in costs if cost) / 60
+        print(f"{len(planned)} runs: {done} done, {len(costs)} to do"
+              + (f", about {left:.0f} minutes of one CPU thread" if left else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Every optimizer gets the same number of draws from a scrambled Halton sequence over its space in experiments/search/,
 at the final number of epochs. Draws never see test. The table of draws is written before the first run; the same
-command goes on where an interrupted search stopped. The winner becomes configs/tuned/<dataset>-<model>-<optimizer>.yaml.
+command goes on where an interrupted search stopped. The winner becomes a file in configs/tuned/.
 """
 
 import argparse
@@ -71,13 +71,17 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=Path("outputs/search"), help="folder of the draws' runs")
     options = parser.parse_args()
 
-    space_file = ROOT / "experiments" / "search" / f"{options.optimizer}.yaml"
-    if not space_file.exists():
-        parser.error(f"no search space for {options.optimizer!r}: there are "
-                     f"{', '.join(sorted(f.stem for f in space_file.parent.glob('*.yaml')))}")  # fmt: skip
-    space: Any = OmegaConf.to_container(OmegaConf.load(space_file))
     chosen = dict(word.split("=", 1) for word in options.set)
-    name = f"{chosen.get('dataset', 'cluttered_digits')}-{chosen.get('model', 'resnet8')}-{options.optimizer}"
+    model = chosen.get("model", "resnet8")
+    # a space of the model's own goes before the optimizer's
+    spaces = ROOT / "experiments" / "search"
+    names = (f"{model}-{options.optimizer}", options.optimizer)
+    space_file = next((spaces / f"{n}.yaml" for n in names if (spaces / f"{n}.yaml").exists()), None)
+    if space_file is None:
+        parser.error(f"no search space for {options.optimizer!r}: there are "
+                     f"{', '.join(sorted(f.stem for f in spaces.glob('*.yaml')))}")  # fmt: skip
+    space: Any = OmegaConf.to_container(OmegaConf.load(space_file))
+    name = f"{chosen.get('dataset', 'cluttered_digits')}-{model}-{options.optimizer}"
 
     table = draw(space, options.budget, options.seed)
     file = ROOT / "results" / "search" / f"{name}.csv"

@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,9 @@ def _decoded(root: Path, image_size: int, cache: Path) -> dict[str, Any]:
         raise ValueError(f"{root}: train and test must have the same classes, but these are in one only: {odd}")
     if len(classes["train"]) < 2:
         raise ValueError(f"{root}: only one class ({classes['train'][0]}); at least two are needed")
-    stats = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in sum(files.values(), [])]
+    stats = [
+        (str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in chain.from_iterable(files.values())
+    ]
     key = hashlib.sha256(repr((stats, image_size)).encode()).hexdigest()[:16]
 
     def decode() -> dict[str, Any]:

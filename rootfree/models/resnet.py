@@ -1,6 +1,7 @@
 """Residual networks for small images: `resnet8` for one CPU thread, `resnet18` as the field knows it."""
 
-from timm.models.resnet import BasicBlock, ResNet
+import timm
+from timm.models.resnet import BasicBlock
 from torch import nn
 
 
@@ -31,7 +32,7 @@ def _projection(channels: int, wider: int) -> nn.Module:
 
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
     """ResNet-18 (timm). Images of up to 64 pixels get the CIFAR stem: a 3x3 convolution of stride 1, no pooling."""
-    model = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=num_classes)
+    model: nn.Module = timm.create_model("resnet18", num_classes=num_classes)
     if image_size <= 64:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()

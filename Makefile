@@ -1,0 +1,77 @@
+# make help lists the targets. Settings: SCALE, JOBS, ARGS, DRYRUN.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+SCALE ?= laptop
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+ARGS ?=
+DRYRUN ?=
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+OUTPUTS = $(patsubst outputs=%,%,$(lastword outputs=outputs $(filter outputs=%,$(ARGS))))
+LAUNCHER = $(if $(filter 1,$(JOBS)),,hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
+TRAIN = $(PY) -m rootfree.train
+# what to run, unless DRYRUN only asks what would be run
+RUN = $(if $(DRYRUN),$(TRAIN) $(1) plan=true $(ARGS),$(TRAIN) $(1) $(LAUNCHER) $(ARGS))
+REPORT = $(if $(DRYRUN),true,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
+
+.PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit sweep search publish report bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
+	@echo
+	@echo "  SCALE=smoke|laptop  size of a study (default laptop)"
+	@echo "  JOBS=n              runs at a time (default: one per core, here $(JOBS))"
+	@echo "  ARGS='key=value'    settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
+	@echo "  DRYRUN=1            only say what would run, what is done, and how long it takes"
+
+setup: $(STAMP) ## create .venv with the locked packages (nothing to do the second time)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -r requirements.lock
+	.venv/bin/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: setup ## ruff: format and lint
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+
+types: setup ## mypy
+	.venv/bin/mypy
+
+test: setup ## all tests, no network
+	$(PY) -m pytest $(ARGS)
+
+smoke: setup ## both studies at their smallest, in a minute
+	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke ARGS="outputs=outputs/smoke $(ARGS)"
+
+reproduce-cnn: setup ## the CNN study: train, collect, report
+	$(call RUN,+experiments/cnn=$(SCALE))
+	$(REPORT)
+
+reproduce-vit: setup ## the vision-transformer study: train, collect, report
+	$(call RUN,+experiments/vit=$(SCALE))
+	$(REPORT)
+
+sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,adamw seed=range(3)"
+	$(call RUN,-m)
+	$(REPORT)
+
+search: setup ## tune: make search ARGS="rf_rmsprop --budget 16 --jobs 2 --set model=resnet8"
+	$(PY) scripts/search.py $(ARGS)
+
+publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
+	$(PY) scripts/collect.py $(OUTPUTS) --into results --merge
+
+report: setup ## write results/report.* and figures from the published tables
+	$(PY) scripts/report.py results
+
+bench: setup ## time the optimizers against their peers, into results/bench.csv
+	$(PY) scripts/bench.py $(ARGS)
+
+clean: ## remove caches and smoke runs; never results/ or other outputs
+	rm -rf outputs/smoke .pytest_cache .mypy_cache .ruff_cache build dist
+	find rootfree scripts tests -name __pycache__ -type d -exec rm -rf {} +
