@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from rootfree.optim.base import Optimizer, check, dtype_name, dtype_of_state, scale_, subtract_
-from rootfree.optim.kronecker import batches, check_interval, gram, long_axes, multiply, stack, stacked, unstack
+from rootfree.optim.kronecker import add_gram_, batches, check_interval, long_axes, multiply, stack, stacked, unstack
 
 
 def if_shampoo_(
@@ -103,14 +103,15 @@ def update_factors_(
     traces = {place: _norm(factor).square() / factor.shape[-1] for place, factor in factors.items()}
 
     # 2) One axis after the other.
+    weight = (1 - precond_momentum) / 2
     for place, factor in factors.items():
         others = math.prod(trace for other, trace in traces.items() if other != place)
         scale = batch_size * factor.shape[-1] / grad[0].numel()
-        natural = gram(factor, 1).mul_(damping / 2 * others)
-        natural.add_(gram(white, place), alpha=scale / 2).diagonal(dim1=1, dim2=2).sub_(0.5)
-        if factor_momenta:
-            natural = factor_momenta[place].lerp_(natural, 1 - precond_momentum)
-        factor.addcmul_(factor @ natural, -precond_lr / _norm(natural).clamp(min=1))
+        m = factor_momenta[place] if factor_momenta else torch.zeros_like(factor)
+        add_gram_(m, white, place, beta=precond_momentum, alpha=weight * scale)
+        add_gram_(m, factor * others**0.5, 1, beta=1, alpha=weight * damping)
+        m.diagonal(dim1=1, dim2=2).sub_(weight)
+        factor.addcmul_(factor @ m, -precond_lr / _norm(m).clamp(min=1))
 
 
 def _norm(matrices: Tensor) -> Tensor:

@@ -114,27 +114,28 @@ def inner(left: Tensor, right: Tensor, place: int) -> Tensor:
     return products.sum(1) if before > 1 else products.squeeze(1)
 
 
-def gram(batch: Tensor, place: int) -> Tensor:
-    """Return `inner(batch, batch, place)`, of which a large one costs little more than half the multiplications."""
+def add_gram_(products: Tensor, batch: Tensor, place: int, *, beta: float, alpha: float) -> None:
+    """Do products <- beta products + alpha inner(batch, batch, place) in place, for symmetric products (batch, d, d).
+
+    A large one costs little more than half the multiplications of `inner`.
+    """
     size, dim = len(batch), batch.shape[place + 1]
-    outermost = place in (0, batch.ndim - 2)
-    if dim < BLOCK or not outermost:
-        return inner(batch, batch, place)
-    rows = batch.view(size, dim, -1) if place == 0 else batch.view(size, -1, dim).mT
-    products = rows.new_empty(size, dim, dim)
-    _fill_gram(rows, products)
-    return products
+    if place == 0 or place == batch.ndim - 2:
+        rows = batch.view(size, dim, -1) if place < batch.ndim - 2 else batch.view(size, -1, dim).mT
+        _add_gram_(products, rows, beta, alpha)
+    else:
+        products.mul_(beta).add_(inner(batch, batch, place), alpha=alpha)
 
 
-def _fill_gram(rows: Tensor, products: Tensor) -> None:
+def _add_gram_(products: Tensor, rows: Tensor, beta: float, alpha: float) -> None:
     half = rows.shape[1] // 2
     if rows.shape[1] < BLOCK:
-        torch.bmm(rows, rows.mT, out=products)
+        products.baddbmm_(rows, rows.mT, beta=beta, alpha=alpha)
         return
-    _fill_gram(rows[:, :half], products[:, :half, :half])
-    _fill_gram(rows[:, half:], products[:, half:, half:])
-    torch.bmm(rows[:, :half], rows[:, half:].mT, out=products[:, :half, half:])
-    products[:, half:, :half] = products[:, :half, half:].mT
+    _add_gram_(products[:, :half, :half], rows[:, :half], beta, alpha)
+    _add_gram_(products[:, half:, half:], rows[:, half:], beta, alpha)
+    upper = products[:, :half, half:].baddbmm_(rows[:, :half], rows[:, half:].mT, beta=beta, alpha=alpha)
+    products[:, half:, :half] = upper.mT
 
 
 def refresh(targets: Tensor, sources: Tensor, function: Callable[[Tensor], Tensor]) -> list[int]:

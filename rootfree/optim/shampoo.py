@@ -36,7 +36,17 @@ import torch
 from torch import Tensor
 
 from rootfree.optim.base import Optimizer, check, check_choice, dtype_name, dtype_of_state, scale_, subtract_
-from rootfree.optim.kronecker import all_axes, batches, check_interval, gram, multiply, refresh, stack, stacked, unstack
+from rootfree.optim.kronecker import (
+    add_gram_,
+    all_axes,
+    batches,
+    check_interval,
+    multiply,
+    refresh,
+    stack,
+    stacked,
+    unstack,
+)
 
 GRAFTING_EPS = 1e-8  # Adam's default
 
@@ -69,7 +79,7 @@ def shampoo_(
     grad = stack(grads, dtype)
     failed: list[int] = []
     for place, factor in factors.items():
-        factor.mul_(beta2).add_(gram(grad, place), alpha=1 - beta2)
+        add_gram_(factor, grad, place, beta=beta2, alpha=1 - beta2)
         if update_roots:
             failed += refresh(roots[place], factor, partial(inverse_root, eps=eps, exponent=1 / (2 * len(factors))))
 
