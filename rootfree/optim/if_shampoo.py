@@ -41,7 +41,17 @@ import torch
 from torch import Tensor
 
 from rootfree.optim.base import Optimizer, check, dtype_name, dtype_of_state, scale_, subtract_
-from rootfree.optim.kronecker import add_gram_, batches, check_interval, long_axes, multiply, stack, stacked, unstack
+from rootfree.optim.kronecker import (
+    add_gram_,
+    batches,
+    check_interval,
+    long_axes,
+    multiply,
+    multiply_all,
+    stack,
+    stacked,
+    unstack,
+)
 
 
 def if_shampoo_(
@@ -69,11 +79,11 @@ def if_shampoo_(
     if update_factors:
         update_factors_(factors, factor_momenta, grad, precond_lr, damping, precond_momentum, batch_size)
 
-    direction = grad
+    # One product with K K^T is cheaper than two where K K^T is cheap to form.
+    formed = {place: factor @ factor.mT for place, factor in factors.items() if factor[0].numel() < grad[0].numel()}
+    direction = multiply_all(formed, grad)
     for place, factor in factors.items():
-        if factor[0].numel() < grad[0].numel():  # one product with K K^T is cheaper than two, if it is cheap to form
-            direction = multiply(factor @ factor.mT, direction, place)
-        else:
+        if place not in formed:
             direction = multiply(factor, multiply(factor.mT, direction, place), place)
 
     directions = unstack(direction, params[0].shape)
@@ -97,9 +107,7 @@ def update_factors_(
 ) -> None:
     """Update the factors of a stack of gradients in place."""
     # 1) What all axes share, from the old factors: the gradient whitened on every axis, and tr(K^T K) / d.
-    white = grad
-    for place, factor in factors.items():
-        white = multiply(factor.mT, white, place)
+    white = multiply_all({place: factor.mT for place, factor in factors.items()}, grad)
     traces = {place: _norm(factor).square() / factor.shape[-1] for place, factor in factors.items()}
 
     # 2) One axis after the other.

@@ -8,6 +8,7 @@ multiplication.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ State = dict[str, Any]
 
 STACK_ELEMENTS = 2**21  # a product of this size fills the machine: larger stacks only cost memory and cache
 BLOCK = 256  # symmetric products of at least this size are multiplied out by blocks, one triangle only
+SHORT = 64  # products with middle axes of this length are bound by memory, not by arithmetic
 
 
 def check_interval(value: Any) -> None:
@@ -102,6 +104,22 @@ def multiply(matrix: Tensor, batch: Tensor, place: int) -> Tensor:
         return (batch.view(size, -1, dim) @ matrix.mT).view_as(batch)
     before = math.prod(batch.shape[1 : place + 1])
     return (matrix.unsqueeze(1) @ batch.view(size, before, dim, -1)).view_as(batch)
+
+
+def multiply_all(matrices: dict[int, Tensor], batch: Tensor) -> Tensor:
+    """Multiply {place: matrix} onto the axes of a stack; short middle axes (a convolution's) take one pass together."""
+    middle = [matrix for place, matrix in matrices.items() if 0 < place < batch.ndim - 2]
+    length = math.prod(matrix.shape[-1] for matrix in middle)
+    if len(middle) > 1 and length == math.prod(batch.shape[2:-1]) <= SHORT:
+        batch = multiply(reduce(_kron, middle), batch.flatten(2, -2), 1).view_as(batch)
+        matrices = {place: matrix for place, matrix in matrices.items() if place in (0, batch.ndim - 2)}
+    for place, matrix in matrices.items():
+        batch = multiply(matrix, batch, place)
+    return batch
+
+
+def _kron(left: Tensor, right: Tensor) -> Tensor:
+    return torch.einsum("bij,bkl->bikjl", left, right).flatten(3).flatten(1, 2)
 
 
 def inner(left: Tensor, right: Tensor, place: int) -> Tensor:

@@ -40,6 +40,7 @@ from rootfree.optim.kronecker import (
     inner,
     long_axes,
     multiply,
+    multiply_all,
     refresh,
     stack,
     stacked,
@@ -74,11 +75,7 @@ def rf_shampoo_(
         for place, factor in factors.items():
             failed += refresh(inverses[place], factor, _inverse)
 
-    direction = grad
-    for place, inverse in inverses.items():
-        direction = multiply(inverse, direction, place)
-
-    directions = unstack(direction, params[0].shape)
+    directions = unstack(multiply_all(inverses, grad), params[0].shape)
     if weight_decay != 0:
         torch._foreach_add_(directions, params, alpha=weight_decay)
     if momentum_buffers:

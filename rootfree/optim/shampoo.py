@@ -41,7 +41,6 @@ from rootfree.optim.kronecker import (
     all_axes,
     batches,
     check_interval,
-    multiply,
     refresh,
     stack,
     stacked,
