@@ -86,11 +86,7 @@ def shampoo_(
     if momentum_buffers:
         torch._foreach_lerp_(momentum_buffers, averages, 1 - beta1)
         averages = momentum_buffers
-    direction = stack(averages, dtype)
-    for place, root in roots.items():
-        direction = multiply(root, direction, place)
-
-    directions = unstack(direction, params[0].shape)
+    directions = unstack(multiply_all(roots, stack(averages, dtype)), params[0].shape)
     if second_moments:
         squares = torch._foreach_mul(grads, grads)
         torch._foreach_lerp_(second_moments, [square.to(dtype) for square in squares], 1 - beta2)
