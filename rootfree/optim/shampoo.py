@@ -41,6 +41,7 @@ from rootfree.optim.kronecker import (
     all_axes,
     batches,
     check_interval,
+    multiply_all,
     refresh,
     stack,
     stacked,
