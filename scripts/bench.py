@@ -8,12 +8,12 @@ import argparse
 import csv
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.util import find_spec
@@ -173,20 +173,28 @@ def state_mb(value: Any, seen: set[int]) -> float:
     return sum(state_mb(child, seen) for child in children)
 
 
-def peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -> float:
-    """How much two cycles of steps, state included, add to the peak memory of a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peak_mb, (optimizer, parameters, update_every, threads))
+def peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -> float | None:
+    """How much memory two cycles of steps take at their peak, state included, in a fresh process (on Linux)."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_mb, optimizer, parameters, update_every, threads).result()
 
 
 def _peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -> float:
     torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", UserWarning)
     stepper = prepare(optimizer, parameters, update_every, "cpu")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _resident_mb("VmRSS")
     for _ in range(2 * update_every):
         stepper.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3  # kB on Linux
+    return _resident_mb("VmHWM") - before
+
+
+def _resident_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1e3
 
 
 def compare(comparison: Comparison, parameters: str, cycles: int, device: str, threads: int) -> Row:
