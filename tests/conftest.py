@@ -1,0 +1,53 @@
+"""Shared by tests that run the real entry on real files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rootfree import train
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 classes of noisy colours: 40 train and 12 test images each, of 16 pixels, PNG and JPEG."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for split, count in {"train": 40, "test": 12}.items():
+        for label, name in enumerate(("amber", "birch", "cedar")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.normal(100 + 40 * label, 60, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:03d}.{'png' if i % 2 else 'jpg'}")
+    return root
+
+
+@pytest.fixture
+def entry(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Run the command line in this process on the photos; return the summaries of its output folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr("sys.argv", ["rootfree.train", *tiny(photos), *words])
+        train.main()
+        return [json.loads(file.read_text()) for file in sorted(tmp_path.glob("outputs/*/summary.json"))]
+
+    return call
+
+
+def tiny(photos: Path) -> list[str]:
+    """Settings of a run that takes a fraction of a second; what comes later on a command line wins."""
+    return [
+        "dataset=image_folder",
+        f"dataset.root={photos}",
+        "dataset.name=photos",
+        "dataset.image_size=16",
+        "dataset.batch_size=16",
+        f"dataset.cache={photos.parent}/cache",
+        "trainer.epochs=2",
+        "wandb.mode=disabled",
+    ]

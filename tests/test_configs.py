@@ -1,0 +1,98 @@
+"""Yaml has no compiler: every file composes, every leaf is taken, every cell of every preset is checked."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from rootfree import train
+
+ROOT = Path(__file__).parents[1]
+GROUPS = ("dataset", "model", "loss", "optimizer", "schedule")
+CHOICES = [(g, f.stem) for g in GROUPS for f in sorted((ROOT / "configs" / g).glob("*.yaml"))]
+PRESETS = sorted(f for f in ROOT.glob("experiments/*/*.yaml") if f.parent.name != "search")
+TUNED = [f for f in sorted(ROOT.glob("configs/tuned/*.yaml")) if f.stem != "none"]
+MISSING = {"dataset": {"image_folder": ["dataset.root=/photos", "dataset.name=photos"]}}
+
+
+def composed(*overrides: str, hydra: bool = False) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=hydra)
+
+
+def checked(*overrides: str) -> DictConfig:
+    config = composed(*overrides)
+    train.check(config)
+    return config
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_passes_the_check(group: str, name: str) -> None:
+    checked(f"{group}={name}", *MISSING.get(group, {}).get(name, []))
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda f: f"{f.parent.name}={f.stem}")
+def test_every_cell_of_every_preset_passes_the_check(preset: Path) -> None:
+    word = f"+experiments/{preset.parent.name}={preset.stem}"
+    grid: dict[str, Any] = composed(word, hydra=True).hydra.sweeper.params
+    axes = [[f"{key}={value}" for value in values_of(f"{key}={values}")] for key, values in grid.items()]
+    for cell in product(*axes):
+        if any(other.startswith("seed=") and other != "seed=0" for other in cell):
+            continue  # a seed changes no other setting
+        config = checked(word, *cell)
+        assert (config.preset, config.scale) == (preset.parent.name, preset.stem)
+        assert config.cost, "a preset says what a run costs"
+
+
+def values_of(override: str) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides([override])[0]
+    return list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else [str(parsed.value())]
+
+
+@pytest.mark.parametrize("file", TUNED, ids=lambda f: f.stem)
+def test_tuned_numbers_follow_the_choice_and_the_command_line_wins(file: Path) -> None:
+    dataset, model, optimizer = file.stem.split("-")
+    words = [f"dataset={dataset}", f"model={model}", f"optimizer={optimizer}"]
+    tuned, plain = checked(*words).optimizer, checked(*words, "tuned=none").optimizer
+    assert tuned != plain
+    assert checked(*words, "optimizer.lr=0.123").optimizer.lr == 0.123
+    assert "# source: " in file.read_text()
+
+
+@pytest.mark.parametrize("file", [f for f in TUNED if f.stem.endswith("-rf_rmsprop_frozen")], ids=lambda f: f.stem)
+def test_the_placebo_has_the_settings_of_sgd(file: Path) -> None:
+    dataset, model, _ = file.stem.split("-")
+    placebo = checked(f"dataset={dataset}", f"model={model}", "optimizer=rf_rmsprop_frozen").optimizer
+    sgd = checked(f"dataset={dataset}", f"model={model}", "optimizer=sgd").optimizer
+    assert [placebo[k] for k in ("lr", "momentum", "weight_decay")] == [sgd[k] for k in ("lr", "momentum", "weight_decay")]
+    assert 1 - placebo.beta2 == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+optimizer.foo=1", "optimizer.foo = 1 is no argument of torch.optim"),
+        ("+sede=1", "sede is no setting"),
+        ("+experiments/nope=laptop", r"presets: \+experiments/cnn=laptop"),
+        ("optimizer.lr=-0.1", "optimizer.lr = -0.1 is not allowed"),
+        ("optimizer.lr=fast", "optimizer.lr = 'fast' is not allowed: input should be a valid number"),
+        ("optimizer.lr=.nan", "optimizer.lr"),
+        ("optimizer.momentum=-1", "momentum"),
+        ("trainer.epochs=0", "trainer.epochs = 0 is not allowed: input should be greater than 0"),
+        ("trainer.epochs=2.5", "trainer.epochs = 2.5 is not allowed: input should be a valid integer"),
+        ("schedule.milestones=[0.3,1.3]", r"schedule.milestones\[1\] = \[0.3, 1.3\] is not allowed"),
+        ("loss.label_smoothing=7", "label_smoothing"),
+        ("dataset=image_folder", "dataset.root is missing"),
+        ("wandb.mode=maybe", "wandb.mode = 'maybe' is not allowed: input should be 'offline', 'online' or 'disabled'"),
+        ("seed=-1", "seed = -1 is not allowed"),
+        ("scale=huge", "scale = 'huge' is not allowed"),
+    ],
+)
+def test_a_wrong_setting_names_key_value_and_what_is_allowed(override: str, words: str) -> None:
+    with pytest.raises(Exception, match=words) as error:
+        checked(override)
+    assert len(str(error.value)) < 900

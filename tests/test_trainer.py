@@ -1,0 +1,258 @@
+"""The loop and its record, through the real entry: same numbers again, after a kill, and honest ends."""
+
+import csv
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny
+from filelock import FileLock
+from torch import nn
+
+from rootfree import train
+from rootfree.data.splits import Batches
+from rootfree.trainer import evaluate
+
+Entry = Callable[..., list[dict[str, Any]]]
+ROOT = Path(__file__).parents[1]
+LOSSES = ROOT / "tests" / "golden" / "losses.csv"
+TIMES = ("seconds", "images_per_second", "finished_at", "command", "commit", "dirty")
+
+
+def untimed(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in TIMES}
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [untimed(json.loads(line)) for line in file.read_text().splitlines()]
+
+
+def test_a_run_leaves_a_whole_record_and_is_not_run_twice(
+    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (summary,) = entry()
+    folder = tmp_path / "outputs" / summary["run_id"]
+    assert {file.name for file in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "summary.json", "lock"}
+    needed = """run_id status epochs seconds images_per_second train_acc val_acc test_acc train_loss test_loss gap_acc
+        gap_loss commit dirty versions device preset scale purpose dataset model optimizer arm seed study"""
+    assert set(needed.split()) <= set(summary)
+    assert (summary["status"], summary["epochs"], summary["dataset"]) == ("finished", 2, "photos")
+    assert summary["gap_acc"] == summary["train_acc"] - summary["test_acc"]
+    assert [line["epoch"] for line in lines(folder / "metrics.jsonl")] == [1, 2]
+    capsys.readouterr()
+    before = (folder / "summary.json").stat().st_mtime_ns
+    entry()
+    assert capsys.readouterr().out.splitlines()[0] == f"done  {summary['run_id']} sgd seed 0"
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_same_seed_same_bits_and_another_seed_another_run(entry: Entry) -> None:
+    (first,) = entry("outputs=outputs")
+    (moved,) = json_of(entry, "outputs=elsewhere", "threads=1", "wandb.project=other")
+    assert untimed(first) == untimed(moved)
+    assert len(first["weights"]) == 16
+    _, other = sorted(entry("seed=1"), key=lambda summary: summary["seed"])
+    assert other["run_id"] != first["run_id"]
+    assert other["study"] == first["study"]
+    assert other["weights"] != first["weights"]
+
+
+def json_of(entry: Entry, *words: str) -> list[dict[str, Any]]:
+    entry(*words)
+    return [json.loads(file.read_text()) for file in Path("elsewhere").glob("*/summary.json")]
+
+
+def test_killed_at_any_time_it_ends_as_if_undisturbed(entry: Entry, photos: Path, tmp_path: Path) -> None:
+    words = ["trainer.epochs=40", "optimizer=rf_rmsprop", "optimizer.lr=0.01"]
+    (calm,) = entry(*words)
+    folder = tmp_path / "outputs" / calm["run_id"]
+    undisturbed = lines(folder / "metrics.jsonl")
+    shutil.rmtree(folder)
+    command = [sys.executable, "-m", "rootfree.train", *tiny(photos), *words, f"outputs={tmp_path}/outputs"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+        wait_for(lambda: (folder / "metrics.jsonl").read_text().count("\n") >= 2)
+        os.kill(run.pid, signal.SIGKILL)
+    assert not (folder / "summary.json").exists()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 99, "half a li')  # what a kill may leave behind the last checkpoint
+    (resumed,) = entry(*words)
+    assert lines(folder / "metrics.jsonl") == undisturbed
+    assert untimed(resumed) == untimed(calm)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def test_divergence_is_a_result(entry: Entry) -> None:
+    (summary,) = entry("optimizer.lr=1e30")
+    assert (summary["status"], summary["epochs"], summary["test_acc"]) == ("diverged", 1, None)
+
+
+def test_a_search_never_sees_test(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    real = evaluate
+    monkeypatch.setattr("rootfree.trainer.evaluate", lambda m, f, b: (sizes.append(len(b.labels)), real(m, f, b))[1])
+    (summary,) = entry("trainer.evaluate_test=false")
+    assert (summary["purpose"], summary["test_acc"], summary["gap_acc"]) == ("search", None, None)
+    assert 36 not in sizes
+    entry("trainer.evaluate_test=true")
+    assert sizes.count(36) == 1
+
+
+def test_evaluation_leaves_batch_statistics_and_random_numbers_alone() -> None:
+    from test_data import some_data
+
+    data = some_data()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(5))
+    batches = Batches(data.val, data, torch.device("cpu"), 16)
+    loss = nn.functional.cross_entropy
+    evaluate(model, loss, batches)
+    state, rng = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    accuracy, mean_loss = evaluate(model, loss, batches)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    images, labels = next(iter(Batches(data.val, data, torch.device("cpu"), 50)))
+    assert accuracy == pytest.approx((model(images).argmax(1) == labels).double().mean().item())
+    assert mean_loss == pytest.approx(loss(model(images), labels).item(), rel=1e-5)  # uneven last batch
+
+
+def test_two_frames_from_the_entry_to_the_step(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    real = torch.optim.SGD.step
+
+    def spy(self: Any, *arguments: Any) -> Any:
+        stack = inspect.stack()
+        seen.append([frame.function for frame in stack if "rootfree" in frame.filename and "test" not in frame.filename])
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    entry("trainer.epochs=1")
+    assert seen[0][:2] == ["fit", "run"]
+
+
+def test_refactoring_moves_no_numbers(entry: Entry) -> None:
+    """If this fails because results were meant to change, raise NUMERICS in record.py and write the new losses."""
+    for row in csv.DictReader(LOSSES.open()):
+        summaries = entry(f"optimizer={row['optimizer']}", f"model={row['model']}", "tuned=none", "trainer.epochs=3")
+        (summary,) = [s for s in summaries if (s["optimizer"], s["model"]) == (row["optimizer"], row["model"])]
+        assert summary["train_loss"] == pytest.approx(float(row["train_loss"]), rel=1e-3), row
+
+
+def test_a_config_changed_under_a_half_finished_run_is_refused(
+    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (summary,) = entry()
+    folder = tmp_path / "outputs" / summary["run_id"]
+    (folder / "summary.json").unlink()
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    with pytest.raises(SystemExit) as end:
+        entry()
+    assert end.value.code == 2
+    assert "optimizer.momentum is 0.8 there and 0.9 here" in capsys.readouterr().err
+    assert not (folder / "summary.json").exists()
+
+
+def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (summary,) = entry()
+    folder = tmp_path / "outputs" / summary["run_id"]
+    (folder / "summary.json").unlink()
+    with FileLock(folder / "lock"), pytest.raises(SystemExit):
+        entry()
+    assert "is being written by another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer=lyon"], "Could not find 'optimizer/lyon' Available options in 'optimizer': adamw"),
+        (["optimizer.lr=-1"], "optimizer.lr = -1 is not allowed: input should be greater than or equal to 0"),
+        (["optimizer.nestrov=true"], "optimizer.nestrov = True is no argument of torch.optim.SGD, which takes"),
+        (["trainer.epochs=0"], "trainer.epochs = 0 is not allowed: input should be greater than 0"),
+        (["+experiments/cnn=desktop"], "Could not find 'experiments/cnn/desktop'"),
+        (["dataset.root=/nowhere"], "dataset.root = /nowhere is not a folder"),
+        (["dataset.batch_size=16", "outputs=/proc/none"], "/proc/none"),
+        (["device=abacus"], "device = 'abacus' does not work here"),
+    ],
+)
+def test_bad_input_ends_in_a_line_or_two(
+    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        entry(*words)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) <= 2
+    assert not list(tmp_path.glob("outputs/*/*"))
+
+
+class Broken:
+    """A W&B that starts and then fails at every call."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError("no service")
+
+
+@pytest.mark.parametrize("failure", ["absent", "no start", "no log"])
+def test_wandb_failing_changes_nothing(entry: Entry, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    (calm,) = entry()
+    if failure == "absent":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    else:
+        import wandb
+
+        def init(**_: Any) -> Any:
+            if failure == "no start":
+                raise wandb.Error("no server")
+            return Broken()
+
+        monkeypatch.setattr(wandb, "init", init)
+    with pytest.warns(UserWarning, match="W&B does not work"):
+        (mirrored,) = json_of(entry, "wandb.mode=offline", "outputs=elsewhere")
+    assert untimed(mirrored) == untimed(calm)
+
+
+def test_wandb_mirrors_the_record_offline(entry: Entry, tmp_path: Path) -> None:
+    (summary,) = entry("wandb.mode=offline")
+    (file,) = (tmp_path / "outputs" / summary["run_id"]).glob("wandb/offline-run-*/*.wandb")
+    assert summary["run_id"] in file.name
+    content = file.read_bytes()  # a log of protocol buffers, strings in clear
+    for key in ("val_acc", "gap_acc", "images_per_second", summary["weights"], repr(summary["val_acc"])):
+        assert key.encode() in content, key
+
+
+def test_a_sweep_goes_on_past_a_run_that_fails(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = train.run
+
+    def run(config: Any) -> None:
+        if config.seed == 1:
+            raise train.SettingsError("seed 1 fails")
+        real(config)
+
+    monkeypatch.setattr(train, "run", run)
+    with pytest.raises(SystemExit):
+        entry("hydra.mode=MULTIRUN", "seed=range(3)")
+    assert "seed 1 fails" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("outputs/*/summary.json"))) == 2
