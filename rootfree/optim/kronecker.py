@@ -18,7 +18,7 @@ from rootfree.optim.base import with_gradient
 
 State = dict[str, Any]
 
-STACK_ELEMENTS = 2**21  # a product of this size fills the machine: larger stacks only cost memory and cache
+STACK_ELEMENTS = 2**20  # a product of this size fills the machine: larger stacks only cost memory and cache
 BLOCK = 256  # symmetric products of at least this size are multiplied out by blocks, one triangle only
 SHORT = 64  # products with middle axes of this length are bound by memory, not by arithmetic
 

@@ -121,11 +121,11 @@ class RFShampoo(Optimizer):
         >>> loss_function(model(inputs), targets).backward()  # the *mean* loss over the 128 examples
         >>> optimizer.step()
 
-    It serves to check what `IFShampoo`, which is faster and needs no decomposition, computes. The defaults are those
-    of `IFShampoo` where they correspond, a first try and not tuned values. The hyper-parameters are not Adam's:
-    without a root, `damping` has the units of B g^2 (Adam's eps corresponds to B eps^2), and a loss multiplied by c
-    divides the step by c once the factors have settled. The factors start at the identity, so the first steps are
-    SGD's.
+    It serves to check what `IFShampoo` computes without inverses, and as the explicit method in float32. The defaults
+    are those of `IFShampoo` where they correspond, a first try and not tuned values. The hyper-parameters are not
+    Adam's: without a root, `damping` has the units of B g^2 (Adam's eps corresponds to B eps^2), and a loss
+    multiplied by c divides the step by c once the factors have settled. The factors start at the identity, so the
+    first steps are SGD's.
 
     Cost: per axis of length d two d x d state tensors, and a momentum buffer. With D the number of elements of a
     parameter, a step takes 2 D d flops per axis, an update about 2 d^3 + 2 D d (N + 1) / 2 more, and waits for the
