@@ -30,9 +30,15 @@ PLACES = ("root", "cache", "download")  # where data lies says nothing about wha
 
 def science(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     """Return the part of a config that decides the result: no paths, no machine, no W&B, no names of choices."""
-    chosen = {key: config[key] for key in SCIENCE}
-    dataset = {key: value for key, value in config["dataset"].items() if key not in PLACES}
-    return {"numerics": NUMERICS, **chosen, "dataset": {**dataset, "fingerprint": fingerprint}}
+    content: dict[str, Any] = {"numerics": NUMERICS}
+    for key in SCIENCE:
+        block = config[key]
+        if isinstance(block, dict):  # without how it is called (_partial_), and without where data lies
+            ignored = ("_partial_", "_convert_", *(PLACES if key == "dataset" else ()))
+            block = {name: value for name, value in block.items() if name not in ignored}
+        content[key] = block
+    content["dataset"]["fingerprint"] = fingerprint
+    return content
 
 
 def identity(content: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The one training loop, CNN and ViT alike."""
 
+import hashlib
 import math
 import platform
 import sys
@@ -152,8 +153,17 @@ def _summary(
         "gap_acc": final["train_acc"] - final["test_acc"] if tested else None,
         "gap_loss": final["test_loss"] - final["train_loss"] if tested else None,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "weights": _hash(model),
         "state_bytes": sum(t.nbytes for t in tensors if isinstance(t, Tensor) and t.dim() > 0),
     }
+
+
+def _hash(model: nn.Module) -> str:
+    """Hash of all parameters and buffers: two runs that end alike bit for bit share it."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def pick_device(name: str) -> torch.device:

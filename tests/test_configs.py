@@ -68,7 +68,9 @@ def test_the_placebo_has_the_settings_of_sgd(file: Path) -> None:
     dataset, model, _ = file.stem.split("-")
     placebo = checked(f"dataset={dataset}", f"model={model}", "optimizer=rf_rmsprop_frozen").optimizer
     sgd = checked(f"dataset={dataset}", f"model={model}", "optimizer=sgd").optimizer
-    assert [placebo[k] for k in ("lr", "momentum", "weight_decay")] == [sgd[k] for k in ("lr", "momentum", "weight_decay")]
+    assert [placebo[k] for k in ("lr", "momentum", "weight_decay")] == [
+        sgd[k] for k in ("lr", "momentum", "weight_decay")
+    ]
     assert 1 - placebo.beta2 == pytest.approx(1e-6)
 
 

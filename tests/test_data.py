@@ -180,7 +180,7 @@ def truncate(file: Path) -> None:
 
 
 def test_too_few_images_for_the_asked_split_are_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot hold out 119 of 120"):
+    with pytest.raises(ValueError, match=r"cannot hold out 119 of 120"):
         opened(photos, tmp_path, val_share=0.99)
     with pytest.raises(ValueError, match="train_size = 109 is not allowed: photos has 108"):
         opened(photos, tmp_path, train_size=109)
@@ -188,5 +188,5 @@ def test_too_few_images_for_the_asked_split_are_refused(photos: Path, tmp_path: 
 
 
 def test_cifar_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="add dataset.download=true"):
+    with pytest.raises(FileNotFoundError, match=r"add dataset.download=true"):
         cifar10(root=str(tmp_path))
