@@ -403,3 +403,35 @@ def test_bad_values_are_refused_by_name(cls: type, name: str, value: Any) -> Non
         cls([nn.Parameter(torch.zeros(2))], **{**good, name: value})
     with pytest.raises(ValueError, match=name):
         cls([{"params": [nn.Parameter(torch.zeros(2))], name: value}], **good)
+
+
+@pytest.mark.parametrize(("cls", "equivariant"), [(RFShampoo, True), (Shampoo, False)])
+def test_only_the_root_free_full_matrix_step_is_equivariant_under_affine_maps(cls: type, equivariant: bool) -> None:
+    """Where mu = A z + b: on a vector S is the full matrix, and A^T S A in the coordinates of z."""
+    rng = torch.Generator().manual_seed(0)
+    curvature, a, b = (torch.randn(*shape, generator=rng, dtype=torch.float64) for shape in ((4, 4), (4, 4), (4,)))
+    curvature, a = curvature @ curvature.T + torch.eye(4), a + 3 * torch.eye(4)
+    settings = (
+        {"beta2": 0.9, "damping": 0.0, "momentum": 0.0, "batch_size": 1}
+        if cls is RFShampoo
+        else {"betas": (0.0, 0.9), "eps": 1e-12}
+    )
+    z = torch.nn.Parameter(torch.randn(4, generator=rng, dtype=torch.float64))
+    mu = torch.nn.Parameter(a @ z.detach() + b)
+    optimizers = {p: cls([p], lr=0.0, weight_decay=0.0, **settings) for p in (mu, z)}
+
+    def step() -> None:
+        for p, optimizer in optimizers.items():
+            optimizer.zero_grad()
+            place = p if p is mu else a @ p + b
+            (0.5 * place @ curvature @ place + place.sin().sum()).backward()
+            optimizer.step()
+
+    step()  # lr = 0: makes the state, of which z's is then mu's, transformed
+    optimizers[z].state[z]["factor_0"].copy_(a.T @ optimizers[mu].state[mu]["factor_0"] @ a)
+    for optimizer in optimizers.values():
+        optimizer.param_groups[0]["lr"] = 0.1
+    for _ in range(10):
+        step()
+    apart = ((a @ z + b - mu).norm() / mu.norm()).item()
+    assert apart < 1e-10 if equivariant else apart > 1e-2

@@ -31,8 +31,14 @@ def _projection(channels: int, wider: int) -> nn.Module:
 
 
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
-    """ResNet-18 (timm). Images of up to 64 pixels get the CIFAR stem: a 3x3 convolution of stride 1, no pooling."""
-    model: nn.Module = timm.create_model("resnet18", num_classes=num_classes)
+    """ResNet-18 (timm), every block starting with ones in its last norm, as in the paper's CIFAR networks.
+
+    Args:
+        num_classes: number of logits.
+        image_size: height and width of the images, pixels; up to 64 give the CIFAR stem, a 3x3 convolution of stride 1
+            without pooling.
+    """
+    model: nn.Module = timm.create_model("resnet18", num_classes=num_classes, zero_init_last=False)
     if image_size <= 64:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()
