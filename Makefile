@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 SCALE ?= laptop
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+JOBS ?= 1
 ARGS ?=
 DRYRUN ?=
 PY := .venv/bin/python
@@ -28,7 +28,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
 	@echo
 	@echo "  SCALE=smoke|laptop  size of a study (default laptop)"
-	@echo "  JOBS=n              runs at a time (default: one per core, here $(JOBS))"
+	@echo "  JOBS=n              runs at a time, each on one thread (default 1; one per core is fastest)"
 	@echo "  ARGS='key=value'    settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
 	@echo "  DRYRUN=1            only say what would run, what is done, and how long it takes"
 
@@ -50,7 +50,7 @@ types: setup ## mypy
 test: setup ## all tests, no network
 	$(PY) -m pytest $(WORDS)
 
-smoke: setup ## both studies at their smallest, in a minute
+smoke: setup ## both studies at their smallest, in a minute or two
 	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke ARGS="outputs=outputs/smoke $(ARGS)"
 
 reproduce-cnn: setup ## the CNN study: train, collect, report

@@ -1,7 +1,5 @@
 """Residual networks for small images: `resnet8` for one CPU thread, `resnet18` as the field knows it."""
 
-import timm
-from timm.models.resnet import BasicBlock
 from torch import nn
 
 
@@ -13,6 +11,8 @@ def resnet8(num_classes: int, image_size: int, stem_stride: int = 2) -> nn.Modul
         image_size: height and width of the images, pixels; any size works.
         stem_stride: stride of the first convolution; 2 makes a step four times cheaper than the literature's 1.
     """
+    from timm.models.resnet import BasicBlock  # 2 s to import, for nothing where a run is finished already
+
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stem_stride, 1, bias=False),
         nn.BatchNorm2d(16),
@@ -38,6 +38,8 @@ def resnet18(num_classes: int, image_size: int) -> nn.Module:
         image_size: height and width of the images, pixels; up to 64 give the CIFAR stem, a 3x3 convolution of stride 1
             without pooling.
     """
+    import timm
+
     model: nn.Module = timm.create_model("resnet18", num_classes=num_classes, zero_init_last=False)
     if image_size <= 64:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)

@@ -3,7 +3,6 @@
 import math
 from itertools import pairwise
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 
@@ -20,6 +19,8 @@ def vit_mini(
         depth: number of blocks.
         heads: attention heads per block; divides `dim`.
     """
+    from timm.models.vision_transformer import VisionTransformer  # 2 s to import, for nothing where a run is finished
+
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch,
