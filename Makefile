@@ -51,7 +51,7 @@ test: setup ## all tests, no network
 	$(PY) -m pytest $(WORDS)
 
 smoke: setup ## both studies at their smallest, in a minute or two
-	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke ARGS="outputs=outputs/smoke $(ARGS)"
+	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke JOBS=2 ARGS="outputs=outputs/smoke $(ARGS)"
 
 reproduce-cnn: setup ## the CNN study: train, collect, report
 	$(call RUN,+experiments/cnn=$(SCALE))

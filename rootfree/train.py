@@ -182,6 +182,9 @@ def main() -> None:
         message = str(error).partition("Config search path")[0]
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last epoch that ended", file=sys.stderr)
+        sys.exit(130)
     if planned:
         done = sum(finished for finished, _ in planned)
         costs = [cost for finished, cost in planned if not finished]
