@@ -302,7 +302,7 @@ def test_studies_choose_runs(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     write_study(outputs, ARMS)
     write_study(outputs, {"sgd": [70.0, 71.0]}, suffix="-old", lr=0.5, finished_at="2026-01-01T12:00:00+00:00")
-    write_study(outputs, {"adamw": [None] * 3}, suffix="-search", purpose="search", study="other")
+    write_study(outputs, {"adamw optimizer.lr=1e-3": [None] * 3}, suffix="-search", purpose="search", study="other")
     write_study(outputs, {"sgd": [60.0]}, suffix="-smoke", purpose="smoke", scale="smoke", study="smoke")
     write_study(outputs, {"lion": [77.0]}, suffix="-adhoc", preset=None, scale=None, study="adhoc")
     collect(outputs, tmp_path)
@@ -311,6 +311,10 @@ def test_studies_choose_runs(tmp_path: Path) -> None:
     assert first.left_out == {"sgd": 2}
     assert list(first.finished("sgd", "test_acc")) == pytest.approx(ARMS["sgd"])
     assert first.budgets == {"adamw": 3, "rf_rmsprop": 0, "sgd": 0}
+    whole = read(tmp_path)
+    runs = whole[0][whole[0]["purpose"] != "search"]
+    assert studies(runs, whole[1])[0].budgets["adamw"] == 0
+    assert studies(runs, whole[1], searches=whole[0])[0].budgets["adamw"] == 3  # known from published tables
     assert second.arms == ["lion"]
     assert second.presets == []
     assert second.scale is None

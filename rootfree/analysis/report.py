@@ -34,7 +34,10 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     """
     claims = load_claims(claims_file)
     runs, curves = read(directory)
-    found = studies(runs, curves)
+    known = None
+    if published and published.resolve() != directory.resolve() and (published / "runs.csv").is_file():
+        known = read(published)
+    found = studies(runs, curves, searches=known[0] if known else None)
     if not found:
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
@@ -60,8 +63,8 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     page.write_text(html(blocks, TITLE), encoding="utf-8")
 
     printed = [*(_brief(study) for study in found), _verdicts(judgements)]
-    if published and published.resolve() != directory.resolve() and (published / "runs.csv").is_file():
-        printed += compare(found, studies(*read(published)))
+    if known:
+        printed += compare(found, studies(*known))
     return Written(page, printed)
 
 

@@ -100,9 +100,16 @@ class Study:
         return int((self.runs["arm"] == arm).sum())
 
 
-def studies(runs: pd.DataFrame, curves: pd.DataFrame) -> list[Study]:
-    """Group runs into studies. Searches count as tuning budget only, smoke runs only where there is nothing else."""
-    searched = runs[runs["purpose"] == "search"].groupby(["dataset", "model", "arm"]).size().to_dict()
+def studies(runs: pd.DataFrame, curves: pd.DataFrame, searches: pd.DataFrame | None = None) -> list[Study]:
+    """Group runs into studies. Searches count as tuning budget only, smoke runs only where there is nothing else.
+
+    Args:
+        runs: Rows of `runs.csv`.
+        curves: Rows of `curves.csv`.
+        searches: Rows of another `runs.csv` whose searches count, too: what a reproduction builds on.
+    """
+    known = runs if searches is None else pd.concat([runs, searches]).drop_duplicates("run_id")
+    searched = known[known["purpose"] == "search"].groupby(["dataset", "model", "optimizer"]).size().to_dict()
     results = runs[runs["purpose"] != "search"]
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
