@@ -71,8 +71,8 @@ search: setup ## tune: make search ARGS="rf_rmsprop --budget 16 --jobs 2 --set m
 publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
 	$(PY) scripts/collect.py $(OUTPUTS) --into results --merge
 
-report: setup ## write results/report.* and figures from the published tables
-	$(PY) scripts/report.py results
+report: setup ## write results/report.*, figures and the README's results from the published tables
+	$(PY) scripts/report.py results --readme README.md
 
 bench: setup ## time the optimizers against their peers, into results/bench.csv
 	$(PY) scripts/bench.py $(WORDS)

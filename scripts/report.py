@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rootfree.analysis.collect import collect
-from rootfree.analysis.report import report
+from rootfree.analysis.report import refresh, report
 
 CLAIMS = Path(__file__).parents[1] / "experiments" / "claims.yaml"
 
@@ -21,11 +21,14 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, help="collect these run folders into the directory first")
     parser.add_argument("--published", type=Path, metavar="DIR", help="published tables to compare with")
     parser.add_argument("--claims", type=Path, default=CLAIMS, help="the claims (default: experiments/claims.yaml)")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="a Markdown file whose results are refreshed, too")
     args = parser.parse_args()
     try:
         if args.outputs:
             collect(args.outputs, args.directory)
         written = report(args.directory, args.claims, published=args.published)
+        if args.readme:
+            refresh(args.readme, written)
     except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")
     console = Console()

@@ -1,6 +1,7 @@
 """The analysis on hand-made runs: verdicts, tables, report."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -401,6 +402,16 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
     reported = run("report.py", tmp_path / "tables")
     assert reported.returncode == 0, reported.stderr
     assert str(tmp_path / "tables" / "report.html") in reported.stdout
+    readme = tmp_path / "README.md"
+    readme.write_text("# x\n<!-- results -->\nold\n<!-- results -->\nrest\n")
+    assert run("report.py", tmp_path / "tables", "--readme", readme).returncode == 0
+    shown = readme.read_text()
+    assert shown.startswith("# x\n<!-- results -->\n")
+    assert shown.endswith("<!-- results -->\nrest\n")
+    assert "old" not in shown
+    assert all(f"| {arm} | 5 |" in shown for arm in ARMS)
+    (figure,) = re.findall(r"!\[.*\]\((tables/figures/.*-accuracy.png)\)", shown)
+    assert (tmp_path / figure).exists()
     nothing = run("collect.py", tmp_path / "nothing", "--into", tmp_path / "tables")
     assert nothing.returncode == 1
     assert nothing.stderr.startswith("collect: no run has ended beneath")

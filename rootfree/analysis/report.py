@@ -1,5 +1,7 @@
 """The report: what was asked, what was found and how sure that is, computed from the tables and the claims alone."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,11 @@ TITLE = "Can the square root go?"
 
 
 class Written(NamedTuple):
-    """Where the page is, and the tables that are worth printing."""
+    """Where the page is, the tables that are worth printing, and the blocks that a front page shows."""
 
     page: Path
     tables: list[Table]
+    front: list[Block]
 
 
 def report(directory: Path, claims_file: Path, published: Path | None = None) -> Written:
@@ -49,13 +52,18 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     for old in [*figures.glob("*.png"), *figures.glob("*.svg")]:  # else a figure outlives the study it shows
         old.unlink()
 
-    blocks: list[Block] = [Heading(1, TITLE), *_opening(judgements, found)]
+    opening = _opening(judgements, found)
+    blocks: list[Block] = [Heading(1, TITLE), *opening]
+    front: list[Block] = [block for block in opening if not isinstance(block, Heading)]
     for study in found:
         asked = [judgement for judgement in judgements if judgement.study is study]
         blocks += [Heading(2, study.title), *sections.findings(study, asked, claims), sections.arms(study)]
+        pictures = []
         for drawing in draw(study, claims, look):
             name = f"{study.slug}-{drawing.name}"
-            blocks.append(Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption))
+            pictures.append(Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption))
+        blocks += pictures
+        front += [_brief(study), pictures[0]]
         blocks += [*sections.paired(study, claims), sections.runs(study)]
     blocks += _reading()
     (directory / "report.md").write_text(markdown(blocks), encoding="utf-8")
@@ -65,7 +73,24 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     printed = [*(_brief(study) for study in found), _verdicts(judgements)]
     if known:
         printed += compare(found, studies(*known))
-    return Written(page, printed)
+    return Written(page, printed, front)
+
+
+def refresh(file: Path, written: Written) -> None:
+    """Put the front blocks between the two `<!-- results -->` lines of a Markdown file, with links from its folder.
+
+    Raises:
+        ValueError: The file does not have the two lines.
+    """
+    mark = "<!-- results -->\n"
+    before, *between, after = file.read_text(encoding="utf-8").split(mark)
+    if len(between) != 1:
+        raise ValueError(f"{file} must hold the line {mark.strip()} twice, around what is to be refreshed")
+    folder = Path(os.path.relpath(written.page.parent, file.parent))
+    moved = [
+        replace(block, stem=folder / block.stem) if isinstance(block, Picture) else block for block in written.front
+    ]
+    file.write_text(f"{before}{mark}\n{markdown(moved)}\n{mark}{after}", encoding="utf-8")
 
 
 def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
