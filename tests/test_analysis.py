@@ -403,12 +403,12 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
     assert reported.returncode == 0, reported.stderr
     assert str(tmp_path / "tables" / "report.html") in reported.stdout
     readme = tmp_path / "README.md"
-    readme.write_text("# x\n<!-- results -->\nold\n<!-- results -->\nrest\n")
+    readme.write_text("# x\n<!-- results -->\noutdated\n<!-- results -->\nrest\n")
     assert run("report.py", tmp_path / "tables", "--readme", readme).returncode == 0
     shown = readme.read_text()
     assert shown.startswith("# x\n<!-- results -->\n")
     assert shown.endswith("<!-- results -->\nrest\n")
-    assert "old" not in shown
+    assert "outdated" not in shown
     assert all(f"| {arm} | 5 |" in shown for arm in ARMS)
     (figure,) = re.findall(r"!\[.*\]\((tables/figures/.*-accuracy.png)\)", shown)
     assert (tmp_path / figure).exists()
