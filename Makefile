@@ -20,7 +20,7 @@ TRAIN = $(PY) -m rootfree.train
 WORDS = $(foreach word,$(ARGS),'$(word)')
 # what to run, unless DRYRUN only asks what would be run
 RUN = $(if $(DRYRUN),$(TRAIN) $(1) plan=true $(WORDS),$(TRAIN) $(1) $(LAUNCHER) $(WORDS))
-REPORT = $(if $(DRYRUN),true,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
+REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
 .PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit sweep search publish report bench clean
 

@@ -65,7 +65,7 @@ class Record:
         self.run_id = identity(self.science)
         self.config = {"run_id": self.run_id, "fingerprint": fingerprint, **config}
         self.folder = outputs / self.run_id
-        self.title = f"{self.run_id} {config['names']['arm']} seed {config['seed']}"
+        self.title = f"{self.run_id} {config['names']['model']} {config['names']['arm']} seed {config['seed']}"
         self._make_mirror = mirror
         self._lock = FileLock(self.folder / "lock")
 

@@ -52,7 +52,7 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(
     capsys.readouterr()
     before = (folder / "summary.json").stat().st_mtime_ns
     entry()
-    assert capsys.readouterr().out.splitlines()[0] == f"done  {summary['run_id']} sgd seed 0"
+    assert capsys.readouterr().out.splitlines()[0] == f"done  {summary['run_id']} resnet8 sgd seed 0"
     assert (folder / "summary.json").stat().st_mtime_ns == before
 
 
