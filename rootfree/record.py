@@ -81,6 +81,9 @@ class Record:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(f"{self.folder} is being written by another process: wait for it, or stop it") from None
+        if self.finished:  # by the process that had the lock until now
+            self.release()
+            raise ValueError(f"{self.folder} was finished by another process in this moment: nothing is left to do")
         file = self.folder / "config.yaml"
         if file.exists():
             found: Any = OmegaConf.to_container(OmegaConf.load(file))
@@ -96,7 +99,7 @@ class Record:
         self._metrics = (self.folder / "metrics.jsonl").open("ab")
         self._mirror = self._make_mirror(self.folder, self.config)
 
-    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
+    def load_checkpoint(self) -> dict[str, Any] | None:
         """Return what `save_checkpoint` kept last, or None; metrics written after it are cut off."""
         file = self.folder / "checkpoint.pt"
         if not file.exists():

@@ -64,7 +64,7 @@ def fit(
     steps, step, first_epoch, seconds = epochs * len(train), 0, 0, 0.0
     metrics: dict[str, Any] = {}
 
-    if checkpoint := record.load_checkpoint(device):
+    if checkpoint := record.load_checkpoint():
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         generator.set_state(checkpoint["generator"])
