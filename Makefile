@@ -18,8 +18,10 @@ LAUNCHER = $(if $(filter 1,$(JOBS)),,hydra/launcher=joblib hydra.launcher.n_jobs
 TRAIN = $(PY) -m rootfree.train
 # each word of ARGS quoted: the shell would take the brackets of seed=range(3) for its own
 WORDS = $(foreach word,$(ARGS),'$(word)')
+FLAGS = $(foreach word,$(filter -%,$(ARGS)),'$(word)')
+SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 # what to run, unless DRYRUN only asks what would be run
-RUN = $(if $(DRYRUN),$(TRAIN) $(1) plan=true $(WORDS),$(TRAIN) $(1) $(LAUNCHER) $(WORDS))
+RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
 .PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit sweep search publish report bench clean
@@ -51,6 +53,7 @@ test: setup ## all tests, no network
 	$(PY) -m pytest $(WORDS)
 
 smoke: setup ## both studies at their smallest, in a minute or two
+	rm -rf outputs/smoke
 	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke JOBS=2 ARGS="outputs=outputs/smoke $(ARGS)"
 
 reproduce-cnn: setup ## the CNN study: train, collect, report

@@ -46,11 +46,18 @@ class Mirror:
             except Exception as error:
                 self._give_up(error)
 
-    def close(self, summary: dict[str, Any]) -> None:
-        """Mirror summary.json and end the W&B run."""
+    def summarise(self, summary: dict[str, Any]) -> None:
+        """Mirror summary.json."""
         if self._run is not None:
             try:
                 self._run.summary.update(summary)
+            except Exception as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        """End the W&B run, so that the next one in this process is another."""
+        if self._run is not None:
+            try:
                 self._run.finish()
             except Exception as error:
                 self._give_up(error)

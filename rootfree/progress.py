@@ -18,11 +18,13 @@ class EpochProgress:
         self.title, self.epochs = title, epochs
         self.console = Console()
         self.live = self.console.is_terminal and multiprocessing.current_process().name == "MainProcess"
-        columns = [TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeRemainingColumn()]
+        columns = [TimeRemainingColumn(), TextColumn("{task.description}"), BarColumn(10), TaskProgressColumn()]
         self.bar = Progress(*columns, console=self.console, disable=not self.live, transient=True)
         self.task = self.bar.add_task(title, total=epochs * steps_per_epoch, completed=first_epoch * steps_per_epoch)
 
     def __enter__(self) -> "EpochProgress":
+        if self.live:
+            self.console.print(self.title)
         self.bar.start()
         return self
 
@@ -37,13 +39,12 @@ class EpochProgress:
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Show the epoch's loss, accuracies (%) and training speed."""
-        line = (
-            f"{self.title}  epoch {metrics['epoch']}/{self.epochs}  loss {metrics['loss']:.3f}  "
-            f"train {metrics['train_acc']:.1%}  val {metrics['val_acc']:.1%}  "
-            f"{metrics['images_per_second']:,.0f} images/s"
-        )
-        if self.live:
-            self.bar.update(self.task, description=line)
+        numbers = f"loss {metrics['loss']:.3f}  train {metrics['train_acc']:.1%}  val {metrics['val_acc']:.1%}"
+        speed = f"{metrics['images_per_second']:,.0f} images/s"
+        if self.live:  # without the title, to fit in 80 columns
+            done = f"{metrics['epoch']}/{self.epochs}"
+            self.bar.update(self.task, description=f"{done} {numbers}  {speed}")
         else:
             left = metrics["seconds"] / metrics["epoch"] * (self.epochs - metrics["epoch"])
-            print(f"{line}  ETA {left:.0f} s", flush=True)
+            where = f"{self.title}  epoch {metrics['epoch']}/{self.epochs}"
+            print(f"{where}  {numbers}  {speed}  ETA {left:.0f} s", flush=True)

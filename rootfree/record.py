@@ -56,7 +56,7 @@ class Record:
         mirror: makes the W&B mirror of (folder, config).
 
     Raises:
-        ValueError: if the folder holds another config than its id says, or another process is at work in it.
+        ValueError: if the folder holds another config than its id says.
         OSError: if the folder cannot be written.
     """
 
@@ -74,20 +74,27 @@ class Record:
         """Whether this run ended before."""
         return (self.folder / "summary.json").exists()
 
-    def open(self) -> None:
-        """Claim the folder, check what is in it, write config.yaml, start the mirror."""
+    def open(self) -> bool:
+        """Claim the folder, check what is in it, write config.yaml, start the mirror.
+
+        Returns:
+            Whether there is something to do here: not if another process is at it, or just finished it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"{self.folder} is being written by another process: wait for it, or stop it") from None
+            return False
         if self.finished:  # by the process that had the lock until now
             self.release()
-            raise ValueError(f"{self.folder} was finished by another process in this moment: nothing is left to do")
+            return False
         file = self.folder / "config.yaml"
         if file.exists():
-            found: Any = OmegaConf.to_container(OmegaConf.load(file))
-            there = science(found, found["fingerprint"])
+            try:
+                found: Any = OmegaConf.to_container(OmegaConf.load(file))
+                there = science(found, found["fingerprint"])
+            except Exception as error:  # whatever may be wrong with a file that someone edited
+                raise ValueError(f"{file} is not readable: remove {self.folder} to start again") from error
             if identity(there) != self.run_id:
                 key, mine, other = _first_difference(self.science, there)
                 raise ValueError(
@@ -98,6 +105,7 @@ class Record:
             _write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
         self._metrics = (self.folder / "metrics.jsonl").open("ab")
         self._mirror = self._make_mirror(self.folder, self.config)
+        return True
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return what `save_checkpoint` kept last, or None; metrics written after it are cut off."""
@@ -126,7 +134,7 @@ class Record:
         self._mirror.log(metrics)
 
     def close(self, summary: dict[str, Any], device: str) -> None:
-        """Write summary.json, drop the checkpoint, let the folder go, and say how the run ended."""
+        """Write summary.json, drop the checkpoint, and say how the run ended."""
         names = self.config["names"]
         whole = {
             "run_id": self.run_id,
@@ -145,16 +153,16 @@ class Record:
             "config": {key: value for key, value in self.science.items() if key != "numerics"},
             "numerics": NUMERICS,
         }
-        self._metrics.close()
-        self._mirror.close(whole)
         _write_atomically(self.folder / "summary.json", _json_line(whole, indent=1))
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
-        self.release()
+        self._mirror.summarise(whole)
         test = "" if whole["test_acc"] is None else f", test {whole['test_acc']:.2%}"
         print(f"{self.title} {whole['status']}: val {whole['val_acc']:.2%}{test}, {whole['seconds']:.0f} s", flush=True)
 
     def release(self) -> None:
-        """Let the folder go, for another process or a later try."""
+        """Let the opened folder go, for another process or a later try, however the run ended."""
+        self._metrics.close()
+        self._mirror.close()
         self._lock.release()
 
 
@@ -177,7 +185,7 @@ def code() -> dict[str, Any]:
             return None
         return done.stdout.strip()
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    status = git("status", "--porcelain", "--", ":/rootfree", ":/configs", ":/experiments")
     packages = ("rootfree", "torch", "torchvision", "timm", "numpy", "hydra-core")
     return {
         "commit": git("rev-parse", "HEAD"),

@@ -34,6 +34,14 @@ SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keywo
     "cost": Annotated[float, Gt(0)] | None,
     "plan": bool,
 }
+FILLED = {  # arguments that this file supplies
+    "model": {"num_classes", "image_size"},
+    "loss": {"input", "target"},
+    "optimizer": {"params"},
+    "schedule": {"progress"},
+    "trainer": {"model", "loss", "optimizer", "schedule", "data", "record", "seed", "device"},
+    "wandb": {"folder", "config"},
+}
 BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "wandb")  # each one callable's arguments
 
 
@@ -50,7 +58,9 @@ def run(config: DictConfig) -> None:
     try:
         device = pick_device(config.device)
         data = build(config.dataset)
-        record = Record(Path(config.outputs), complete(config, data.name), data.fingerprint, build(config.wandb))
+        record = Record(
+            Path(config.outputs).expanduser(), complete(config, data.name), data.fingerprint, build(config.wandb)
+        )
         if config.plan or record.finished:
             print(f"{'done ' if record.finished else 'to do'} {record.title}", flush=True)
             planned.append((record.finished, config.cost))
@@ -59,7 +69,9 @@ def run(config: DictConfig) -> None:
         torch.manual_seed(config.seed)
         model = build(config.model)(num_classes=len(data.classes), image_size=data.image_size)
         model = model.to(device, memory_format=torch.channels_last)
-        record.open()
+        if not record.open():
+            print(f"busy  {record.title}: another process is at it", flush=True)
+            return
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
     try:
@@ -90,7 +102,8 @@ def complete(config: DictConfig, dataset_name: str) -> dict[str, Any]:
     """Resolve a config to plain values, with the names of its choices and the command that runs it again."""
     choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
     names = {group: choices[group] for group in ("model", "loss", "optimizer", "schedule")}
-    own = [override for override in overrides if override.startswith("optimizer.")]
+    stripped = sorted(override.lstrip("+") for override in overrides)
+    own = [override for override in stripped if override.startswith("optimizer.") or override == "tuned=none"]
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     return {
         **resolved,
@@ -128,9 +141,13 @@ def check_block(key: str, block: DictConfig) -> None:
     """Check that each leaf of a block is a keyword argument of its `_target_`, of the annotated type and range."""
     if "_target_" not in block:
         raise SettingsError(f"{key} = {block} is not a choice: configs/{key} has {_choices(key)}")
-    target = get_object(block["_target_"])
+    try:
+        target = get_object(block["_target_"])
+    except Exception as error:  # an import may fail in any way
+        raise SettingsError(f"{key}._target_ = {block['_target_']} cannot be imported: {error}") from error
     function = target.__init__ if inspect.isclass(target) else target
     parameters = inspect.signature(target).parameters
+    settable = [name for name in parameters if name not in FILLED.get(key, ())]
     kinds = typing.get_type_hints(function, include_extras=True)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in map(str, block):
@@ -138,9 +155,9 @@ def check_block(key: str, block: DictConfig) -> None:
             continue
         if OmegaConf.is_missing(block, name):
             raise SettingsError(f"{key}.{name} is missing: give it, {key}.{name}=...")
-        if name not in parameters and not open_ended:
+        if name not in settable and not (open_ended and name not in parameters):
             raise SettingsError(f"{key}.{name} = {block[name]!r} is no argument of {block['_target_']}, "
-                                f"which takes {', '.join(parameters)}")  # fmt: skip
+                                f"which takes {', '.join(settable)}")  # fmt: skip
         check_value(f"{key}.{name}", block[name], kinds.get(name, Any))
 
 
@@ -190,7 +207,7 @@ def main() -> None:
         costs = [cost for finished, cost in planned if not finished]
         left = sum(cost for cost in costs if cost) / 60
         print(f"{len(planned)} runs: {done} done, {len(costs)} to do"
-              + (f", about {left:.0f} minutes of one CPU thread" if left else ""))  # fmt: skip
+              + (f", about {left:.0f} minutes of one CPU thread at the preset's own size" if left else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def _summary(
         **{f"{name}_acc": final[f"{name}_acc"] for name in ("train", "val", "test")},
         **{f"{name}_loss": final[f"{name}_loss"] for name in ("train", "val", "test")},
         "gap_acc": final["train_acc"] - final["test_acc"] if tested else None,
-        "gap_loss": final["test_loss"] - final["train_loss"] if tested else None,
+        "gap_loss": final["train_loss"] - final["test_loss"] if tested else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights": _hash(model),
         "state_bytes": sum(t.nbytes for t in tensors if isinstance(t, Tensor) and t.dim() > 0),

@@ -89,10 +89,13 @@ def main() -> None:
     table.to_csv(file, index_label="draw")
     choices = [f"optimizer={options.optimizer}", "tuned=none", *options.set]
     outputs = options.outputs.resolve()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        points = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-        jobs = [pool.submit(train, choices, point, outputs) for point in points]
+    points = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    pool = ThreadPoolExecutor(options.jobs)
+    jobs = [pool.submit(train, choices, point, outputs) for point in points]
+    try:
         summaries = [job.result() for job in track(jobs, f"search {name}")]
+    finally:  # after Ctrl-C or a failure no further draw begins
+        pool.shutdown(cancel_futures=True)
 
     table["status"] = [summary["status"] for summary in summaries]
     table["val_acc"] = [summary["val_acc"] if summary["status"] == "finished" else 0.0 for summary in summaries]
@@ -100,24 +103,28 @@ def main() -> None:
     table.to_csv(file, index_label="draw")
     best = table.loc[table["val_acc"].idxmax()]
     flagged = near_edge(space, best)
-    write_tuned(name, space, best, f"{options.budget} draws, seed {options.seed}, {' '.join(options.set)}", flagged)
-    print(f"{name}: best of {options.budget} has val {best['val_acc']:.2%}; wrote configs/tuned/{name}.yaml and {file}")
+    winner = summaries[int(table["val_acc"].idxmax())]
+    write_tuned(
+        name,
+        [*space, *chosen],
+        winner,
+        f"{options.budget} draws, seed {options.seed}, {' '.join(options.set)}",
+        flagged,
+    )
+    print(f"{name}: best of {options.budget} has val {best['val_acc']:.2%}")
+    print(f"wrote configs/tuned/{name}.yaml and {file.relative_to(ROOT)}")
     if flagged:
         print(f"at the edge of its range: {', '.join(flagged)}; consider a wider one")
 
 
-def write_tuned(name: str, space: dict[str, Any], best: pd.Series, budget: str, flagged: list[str]) -> None:
-    """Write the winner as a config that follows the choice of data set, model and optimizer."""
-    tuned: dict[str, Any] = {}
-    for key in space:
-        leaf = key.removeprefix("optimizer.")
-        if leaf == "betas.1":  # a list is replaced as a whole
-            tuned["betas"] = [0.9, float(best[key])]
-        else:
-            tuned[leaf] = float(best[key])
+def write_tuned(name: str, keys: list[str], winner: dict[str, Any], budget: str, flagged: list[str]) -> None:
+    """Write the winner's optimizer settings as a config that follows the choice of data set, model and optimizer."""
+    leaves = [key.split(".")[1] for key in keys if key.startswith("optimizer.")]
+    tuned = {leaf: winner["config"]["optimizer"][leaf] for leaf in dict.fromkeys(leaves)}
     lines = [
         "# @package _global_",
-        f"# source: scripts/search.py, {budget}; run {best['run_id']}, val accuracy {best['val_acc']:.4f} (one seed)",
+        f"# source: scripts/search.py, {budget}",
+        f"# run {winner['run_id']}, val accuracy {winner['val_acc']:.4f} (one seed)",
         *([f"# at the edge of its search range: {', '.join(flagged)}"] if flagged else []),
         OmegaConf.to_yaml({"optimizer": tuned}),
     ]

@@ -165,6 +165,7 @@ def test_a_folder_is_known_by_its_pixels_not_its_path(photos: Path, tmp_path: Pa
         (lambda r: [shutil.rmtree(r / s / c) for s in ("train", "test") for c in ("amber", "birch")], "only one class"),
         (lambda r: shutil.rmtree(r / "test" / "cedar"), "in one only: cedar"),
         (lambda r: (r / "train" / "cedar" / "003.png").write_bytes(b"\x89PNG no"), r"003.png is not a readable image"),
+        (lambda r: swap(r / "train" / "cedar" / "005.png"), r"005.png is not a readable image"),
         (lambda r: truncate(r / "train" / "cedar" / "004.jpg"), r"004.jpg is not a readable image"),
     ],
 )
@@ -173,6 +174,20 @@ def test_a_broken_folder_is_refused_by_name(photos: Path, tmp_path: Path, harm: 
     harm(root)  # type: ignore[operator]
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         opened(root, tmp_path)
+
+
+def swap(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[8:12] = b"\0\0\0\1"  # a header of one byte
+    file.write_bytes(content)
+
+
+def test_a_damaged_cache_says_what_to_remove(photos: Path, tmp_path: Path) -> None:
+    opened(photos, tmp_path)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"image_folder-.*.pt is damaged: remove it"):
+        opened(photos, tmp_path)
 
 
 def truncate(file: Path) -> None:

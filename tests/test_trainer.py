@@ -178,9 +178,11 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
     (summary,) = entry()
     folder = tmp_path / "outputs" / summary["run_id"]
     (folder / "summary.json").unlink()
-    with FileLock(folder / "lock"), pytest.raises(SystemExit):
+    capsys.readouterr()
+    with FileLock(folder / "lock"):
         entry()
-    assert "is being written by another process" in capsys.readouterr().err
+    assert capsys.readouterr().out.startswith(f"busy  {summary['run_id']}")
+    assert not (folder / "summary.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -194,6 +196,10 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
         (["dataset.root=/nowhere"], "dataset.root = /nowhere is not a folder"),
         (["dataset.batch_size=16", "outputs=/proc/none"], "/proc/none"),
         (["device=abacus"], "device = 'abacus' does not work here"),
+        (["model.stem_stride=0"], "model.stem_stride = 0 is not allowed: input should be greater than 0"),
+        (["model=vit_mini", "model.heads=5"], "model.dim = 96 is not a multiple of model.heads = 5"),
+        (["model=vit_mini", "model.patch=6"], "model.patch = 6 is not a power of two"),
+        (["optimizer._target_=torch.optim.Nope"], "optimizer._target_ = torch.optim.Nope cannot be imported"),
     ],
 )
 def test_bad_input_ends_in_a_line_or_two(

@@ -14,7 +14,7 @@ from rootfree.analysis.statistics import TESTS, Outcome, Verdict
 from rootfree.analysis.tables import Study
 
 # The metrics a claim can be about, 1 if more is better.
-BETTER = {"test_acc": 1, "test_loss": -1, "gap_acc": -1, "gap_loss": -1}
+BETTER = {"test_acc": 1, "test_loss": -1, "gap_acc": -1, "gap_loss": 1}
 # Verdicts, weakest first.
 STRENGTH: list[Verdict] = ["refuted", "no data", "premise not met", "underpowered", "inconclusive", "supported"]
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from rich.progress import track
 
 from rootfree.data.splits import Split, Splits, cached, fingerprint, hold_out
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+VERSION = 1  # raise it when decoding changes, so that old cache files are not read
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
 
 
@@ -71,7 +72,7 @@ def _decoded(root: Path, image_size: int, cache: Path) -> dict[str, Any]:
     stats = [
         (str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in chain.from_iterable(files.values())
     ]
-    key = hashlib.sha256(repr((stats, image_size)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((VERSION, str(root), stats, image_size)).encode()).hexdigest()[:16]
 
     def decode() -> dict[str, Any]:
         splits = {split: _decode(found, classes["train"], image_size, split) for split, found in files.items()}
@@ -109,8 +110,9 @@ def _decode(files: list[Path], classes: list[str], image_size: int, split: str) 
     for i, file in enumerate(track(files, f"decoding {split}")):
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (image_size, image_size), Image.Resampling.BICUBIC)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                fitted = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC)
+        except Exception as error:  # decoders raise errors of many kinds
             raise ValueError(f"{file} is not a readable image: {error}. Repair or remove it") from error
         images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
     index = {name: label for label, name in enumerate(classes)}

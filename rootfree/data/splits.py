@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ class Splits:
     pad: int
     flip: bool
 
+    @cached_property
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the training images, (1, 3, 1, 1) each, in grey levels."""
+        # uint8 sums are exact in int64, so the statistics do not depend on the order of summation
+        histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in self.train.images.unbind(1)])
+        level, weight = torch.arange(256, dtype=torch.float64), histogram.double() / histogram[0].sum()
+        mean = weight @ level
+        std = (weight @ level**2 - mean**2).sqrt().clamp(min=1.0)
+        return mean.float().view(1, 3, 1, 1), std.float().view(1, 3, 1, 1)
+
     @property
     def image_size(self) -> int:
         """Height and width in pixels."""
@@ -82,13 +93,7 @@ class Batches:
     ) -> None:
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.data, self.batch_size, self.generator = data, batch_size, generator
-        # uint8 sums are exact in int64, so the statistics do not depend on the order of summation
-        histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in data.train.images.unbind(1)])
-        level, weight = torch.arange(256, dtype=torch.float64), histogram.double() / histogram[0].sum()
-        mean = weight @ level
-        std = (weight @ level**2 - mean**2).sqrt().clamp(min=1.0)
-        self.mean = mean.float().view(1, 3, 1, 1).to(device)
-        self.std = std.float().view(1, 3, 1, 1).to(device)
+        self.mean, self.std = (statistic.to(device) for statistic in data.pixel_statistics)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
@@ -136,9 +141,15 @@ def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         value = make()
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
-        torch.save(value, part)
+        with part.open("wb") as stream:
+            torch.save(value, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(file)
-    return torch.load(file, weights_only=True, mmap=True)
+    try:
+        return torch.load(file, weights_only=True, mmap=True)
+    except RuntimeError as error:
+        raise ValueError(f"{file} is damaged: remove it, it will be made again") from error
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:

@@ -1,9 +1,12 @@
 """Residual networks for small images: `resnet8` for one CPU thread, `resnet18` as the field knows it."""
 
+from typing import Annotated
+
+from annotated_types import Gt
 from torch import nn
 
 
-def resnet8(num_classes: int, image_size: int, stem_stride: int = 2) -> nn.Module:
+def resnet8(num_classes: int, image_size: int, stem_stride: Annotated[int, Gt(0)] = 2) -> nn.Module:
     """ResNet-8 (He et al. 2016, section 4.2): three stages of one basic block with 16, 32 and 64 channels.
 
     Args:

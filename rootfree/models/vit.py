@@ -2,12 +2,16 @@
 
 import math
 from itertools import pairwise
+from typing import Annotated
 
+from annotated_types import Gt
 from torch import Tensor, nn
+
+Positive = Annotated[int, Gt(0)]
 
 
 def vit_mini(
-    num_classes: int, image_size: int, patch: int = 8, dim: int = 96, depth: int = 3, heads: int = 4
+    num_classes: int, image_size: int, patch: Positive = 8, dim: Positive = 96, depth: Positive = 3, heads: Positive = 4
 ) -> nn.Module:
     """A small ViT with a convolutional stem and average pooling, which learns from a few thousand images.
 
@@ -18,7 +22,16 @@ def vit_mini(
         dim: width of a token.
         depth: number of blocks.
         heads: attention heads per block; divides `dim`.
+
+    Raises:
+        ValueError: if sizes do not divide as they must.
     """
+    if dim % heads:
+        raise ValueError(f"model.dim = {dim} is not a multiple of model.heads = {heads}")
+    if patch < 2 or patch & (patch - 1):
+        raise ValueError(f"model.patch = {patch} is not a power of two, 2 or more")
+    if image_size % patch:
+        raise ValueError(f"image size {image_size} is not a multiple of model.patch = {patch}")
     from timm.models.vision_transformer import VisionTransformer  # 2 s to import, for nothing where a run is finished
 
     return VisionTransformer(
