@@ -104,11 +104,12 @@ def complete(config: DictConfig, dataset_name: str) -> dict[str, Any]:
     names = {group: choices[group] for group in ("model", "loss", "optimizer", "schedule")}
     stripped = sorted(override.lstrip("+") for override in overrides)
     own = [override for override in stripped if override.startswith("optimizer.") or override == "tuned=none"]
+    kept = [override for override in overrides if not override.startswith("outputs=")]  # where runs lie is private
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     return {
         **resolved,
         "names": {"dataset": dataset_name, **names, "arm": " ".join([names["optimizer"], *own])},
-        "command": shlex.join(["python", "-m", "rootfree.train", *overrides]),
+        "command": shlex.join(["python", "-m", "rootfree.train", *kept]),
     }
 
 

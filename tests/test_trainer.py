@@ -40,13 +40,14 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_a_run_leaves_a_whole_record_and_is_not_run_twice(
     entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (summary,) = entry()
+    (summary,) = entry(f"outputs={tmp_path}/outputs")
     folder = tmp_path / "outputs" / summary["run_id"]
     assert {file.name for file in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "summary.json", "lock"}
     needed = """run_id status epochs seconds images_per_second train_acc val_acc test_acc train_loss test_loss gap_acc
         gap_loss commit dirty versions device preset scale purpose dataset model optimizer arm seed study"""
     assert set(needed.split()) <= set(summary)
     assert (summary["status"], summary["epochs"], summary["dataset"]) == ("finished", 2, "photos")
+    assert "outputs=" not in summary["command"]
     assert summary["gap_acc"] == summary["train_acc"] - summary["test_acc"]
     assert [line["epoch"] for line in lines(folder / "metrics.jsonl")] == [1, 2]
     capsys.readouterr()
