@@ -68,7 +68,7 @@ sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,
 	$(call RUN,-m)
 	$(REPORT)
 
-search: setup ## tune: make search ARGS="rf_rmsprop --budget 16 --jobs 2 --set model=resnet8"
+search: setup ## tune: make search ARGS="rf_rmsprop --budget 16 --jobs 2 --set model=resnet18"
 	$(PY) scripts/search.py $(WORDS)
 
 publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
