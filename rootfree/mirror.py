@@ -27,7 +27,7 @@ class Mirror:
             self._run = wandb.init(
                 mode=mode,
                 project=project,
-                dir=folder,
+                dir=folder.resolve(),  # W&B's service resolves a relative one from where it was started
                 id=config["run_id"],
                 name=config["run_id"],
                 group=config["preset"],

@@ -101,9 +101,9 @@ def main() -> None:
     table["val_acc"] = [summary["val_acc"] if summary["status"] == "finished" else 0.0 for summary in summaries]
     table["run_id"] = [summary["run_id"] for summary in summaries]
     table.to_csv(file, index_label="draw")
-    best = table.loc[table["val_acc"].idxmax()]
+    top = int(table["val_acc"].idxmax())
+    best, winner = table.loc[top], summaries[top]
     flagged = near_edge(space, best)
-    winner = summaries[int(table["val_acc"].idxmax())]
     write_tuned(
         name,
         [*space, *chosen],

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -200,6 +201,15 @@ def test_too_few_images_for_the_asked_split_are_refused(photos: Path, tmp_path: 
     with pytest.raises(ValueError, match="train_size = 109 is not allowed: photos has 108"):
         opened(photos, tmp_path, train_size=109)
     assert torch.bincount(opened(photos, tmp_path, train_size=60).train.labels).tolist() == [20, 20, 20]
+
+
+def test_cifar_without_network_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(FileNotFoundError, match="is the network there"):
+        cifar10(root=str(tmp_path), download=True)
 
 
 def test_cifar_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:

@@ -250,6 +250,31 @@ def test_wandb_mirrors_the_record_offline(entry: Entry, tmp_path: Path) -> None:
         assert key.encode() in content, key
 
 
+def test_after_a_run_that_fails_the_next_has_its_own_mirror(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fails_once(*arguments: Any) -> tuple[float, float]:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("out of luck")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("rootfree.trainer.evaluate", fails_once)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        entry("hydra.mode=MULTIRUN", "seed=range(2)", "wandb.mode=offline")
+    folders = sorted(file.parent.name for file in tmp_path.glob("outputs/*/config.yaml"))
+    mirrors = sorted(file.stem.removeprefix("run-") for file in tmp_path.glob("outputs/*/wandb/offline-run-*/*.wandb"))
+    assert len(folders) == 2
+    assert mirrors == folders
+
+
+def test_every_setting_of_the_optimizer_names_the_arm(entry: Entry) -> None:
+    assert [s["arm"] for s in entry("optimizer.nesterov=true")] == ["sgd optimizer.nesterov=true"]
+    assert {s["arm"] for s in entry("tuned=none")} == {"sgd optimizer.nesterov=true", "sgd tuned=none"}
+
+
 def test_a_users_own_optimizer_needs_one_yaml(entry: Entry, tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "optimizer"
     folder.mkdir(parents=True)
