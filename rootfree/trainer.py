@@ -54,10 +54,10 @@ def fit(
         Status ("finished", or "diverged" when a loss was not finite) and the final metrics.
     """
     generator = torch.Generator().manual_seed(seed)
-    train = Batches(data.train, data, device, data.batch_size, generator)
+    train = data.batches(data.train, device, data.batch_size, generator)
     fixed = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:clean_size]
     watched = {
-        name: Batches(split, data, device, eval_batch_size)
+        name: data.batches(split, device, eval_batch_size)
         for name, split in {"train": data.train[fixed], "val": data.val, "test": data.test}.items()
     }
     learning_rates = [group["lr"] for group in optimizer.param_groups]
@@ -124,14 +124,13 @@ def fit(
 def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, float]:
     """Return accuracy (a fraction) and mean loss over a split, in eval mode; batch statistics stay as they are."""
     model.eval()
-    correct = torch.zeros((), dtype=torch.long, device=batches.images.device)
-    loss_sum = torch.zeros((), device=batches.images.device)
+    correct = torch.zeros((), dtype=torch.long, device=batches.device)
+    loss_sum = torch.zeros((), device=batches.device)
     for images, labels in batches:
         logits = model(images)
         correct += (logits.argmax(1) == labels).sum()
         loss_sum += loss(logits, labels) * len(labels)
-    count = len(batches.labels)
-    return correct.item() / count, loss_sum.item() / count
+    return correct.item() / batches.size, loss_sum.item() / batches.size
 
 
 def _summary(

@@ -68,6 +68,12 @@ class Splits:
         """Height and width in pixels."""
         return self.train.images.shape[-1]
 
+    def batches(
+        self, split: Split, device: torch.device, batch_size: int, generator: torch.Generator | None = None
+    ) -> "Batches":
+        """Make batches of a split on a device; augmented, in random order, if a generator is given."""
+        return Batches(split, self, device, batch_size, generator)
+
 
 class Batches:
     """Iterate over a split that lives on the device: shuffled, cropped and flipped there if a generator is given.
@@ -92,6 +98,7 @@ class Batches:
         generator: torch.Generator | None = None,
     ) -> None:
         self.images, self.labels = split.images.to(device), split.labels.to(device)
+        self.device, self.size = device, len(split)
         self.data, self.batch_size, self.generator = data, batch_size, generator
         self.mean, self.std = (statistic.to(device) for statistic in data.pixel_statistics)
 
