@@ -5,10 +5,12 @@ if the run ended.
 """
 
 import hashlib
+import inspect
 import json
 import math
 import os
 import platform
+import pydoc
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -42,8 +44,30 @@ def science(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
 
 
 def identity(content: dict[str, Any]) -> str:
-    """Hash a nested dict of plain values: 12 hexadecimal digits, the same on every machine."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    """Hash what `science` returned, or a part of it: 12 hexadecimal digits, the same on every machine.
+
+    A leaf of ours that equals its argument's default counts as left out, so a new option leaves the ids of old runs
+    alone; 1 and 1.0 are one number.
+    """
+    kept = {key: _without_defaults(block) if isinstance(block, dict) else block for key, block in content.items()}
+    return hashlib.sha256(json.dumps(_same_numbers(kept), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_defaults(block: dict[str, Any]) -> dict[str, Any]:
+    target = str(block.get("_target_"))
+    if not target.startswith("rootfree."):  # the defaults of others may change under us
+        return block
+    defaults = {name: p.default for name, p in inspect.signature(pydoc.locate(target)).parameters.items()}  # type: ignore[arg-type]
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    return {name: value for name, value in block.items() if name not in plain or value != plain[name]}
+
+
+def _same_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _same_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_same_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Record:
