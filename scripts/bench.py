@@ -7,6 +7,7 @@ per step within a cycle, and the ratio is the median over cycles. Peak memory is
 import argparse
 import csv
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -19,6 +20,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import timm
 import torch
@@ -30,6 +32,7 @@ from rootfree.models.resnet import resnet8
 from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo
 
 BATCH_SIZE = 128
+KEY = ("method", "peer", "parameters", "update_every", "device", "threads")  # of a row
 LR = 1e-4
 PARAMETERS: dict[str, Callable[[], nn.Module]] = {
     "resnet8": partial(resnet8, num_classes=10, image_size=32),
@@ -136,13 +139,13 @@ class Row:
     torch: str = ""
 
 
-def prepare(optimizer: str, parameters: str, update_every: int, device: str) -> torch.optim.Optimizer:
-    """An optimizer of a network whose parameters have random gradients."""
+def network(parameters: str, device: str) -> nn.Module:
+    """A network whose parameters have random gradients."""
     torch.manual_seed(0)
     model = PARAMETERS[parameters]().to(device)
     for param in model.parameters():
         param.grad = 1e-2 * torch.randn_like(param)
-    return OPTIMIZERS[optimizer](model, update_every)
+    return model
 
 
 def seconds_per_step(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float:
@@ -177,16 +180,19 @@ def peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) ->
     """How much memory two cycles of steps take at their peak, state included, in a fresh process (on Linux)."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # glibc must give freed memory back at once, or what building the network left behind would be reused unseen
+    exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    with patch.dict(os.environ, exact), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_mb, optimizer, parameters, update_every, threads).result()
 
 
 def _peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -> float:
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", UserWarning)
-    stepper = prepare(optimizer, parameters, update_every, "cpu")
+    model = network(parameters, "cpu")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _resident_mb("VmRSS")
+    stepper = OPTIMIZERS[optimizer](model, update_every)  # some make their state here, some in the first step
     for _ in range(2 * update_every):
         stepper.step()
     return _resident_mb("VmHWM") - before
@@ -210,7 +216,8 @@ def compare(comparison: Comparison, parameters: str, cycles: int, device: str, t
         row.note = f"{', '.join(missing)} is not installed"
         return row
 
-    optimizers = [prepare(name, parameters, steps, device) for name in (comparison.method, comparison.peer)]
+    methods = (comparison.method, comparison.peer)
+    optimizers = [OPTIMIZERS[name](network(parameters, device), steps) for name in methods]
     times: list[list[float]] = [[], []]
     for cycle in range(-2, cycles):  # two to warm up
         for optimizer, measured in zip(optimizers, times, strict=True):
@@ -299,14 +306,25 @@ def main() -> None:
             console.print(f"{parameters}: {comparison.method} against {comparison.peer}", style="dim")
             rows.append(compare(comparison, parameters, args.cycles, args.device, args.threads))
     show(rows, console)
+    lines = [
+        {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in asdict(row).items()}
+        for row in rows
+    ]
+    measured = {tuple(line[key] for key in KEY): line for line in [*read(args.output), *lines]}  # newer rows replace
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with args.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
-        for row in rows:
-            values = asdict(row).items()
-            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values})
-    console.print(f"{len(rows)} rows in {args.output}")
+        writer.writerows({key: "" if value == "None" else value for key, value in m.items()} for m in measured.values())
+    console.print(f"{len(rows)} rows into {args.output}, which holds {len(measured)}")
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    """Read what an earlier call measured, if anything."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 if __name__ == "__main__":
