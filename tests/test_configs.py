@@ -16,7 +16,8 @@ GROUPS = ("dataset", "model", "loss", "optimizer", "schedule")
 CHOICES = [(g, f.stem) for g in GROUPS for f in sorted((ROOT / "configs" / g).glob("*.yaml"))]
 PRESETS = sorted(f for f in ROOT.glob("experiments/*/*.yaml") if f.parent.name != "search")
 TUNED = [f for f in sorted(ROOT.glob("configs/tuned/*.yaml")) if f.stem != "none"]
-MISSING = {"dataset": {"image_folder": ["dataset.root=/photos", "dataset.name=photos"]}}
+PHOTOS = ["dataset.root=/photos", "dataset.name=photos"]
+MISSING = {"dataset": {"image_folder": PHOTOS, "large_image_folder": PHOTOS}}
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:

@@ -20,7 +20,6 @@ from filelock import FileLock
 from torch import nn
 
 from rootfree import train
-from rootfree.data.splits import Batches
 from rootfree.trainer import evaluate
 
 Entry = Callable[..., list[dict[str, Any]]]
@@ -124,14 +123,14 @@ def test_evaluation_leaves_batch_statistics_and_random_numbers_alone() -> None:
 
     data = some_data()
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(5))
-    batches = Batches(data.val, data, torch.device("cpu"), 16)
+    batches = data.batches(data.val, torch.device("cpu"), 16)
     loss = nn.functional.cross_entropy
     evaluate(model, loss, batches)
     state, rng = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
     accuracy, mean_loss = evaluate(model, loss, batches)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
-    images, labels = next(iter(Batches(data.val, data, torch.device("cpu"), 50)))
+    images, labels = next(iter(data.batches(data.val, torch.device("cpu"), 50)))
     assert accuracy == pytest.approx((model(images).argmax(1) == labels).double().mean().item())
     assert mean_loss == pytest.approx(loss(model(images), labels).item(), rel=1e-5)  # uneven last batch
 

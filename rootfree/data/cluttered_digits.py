@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Gt
 from PIL import Image
 
-from rootfree.data.splits import Split, Splits, cached, fingerprint
+from rootfree.data.splits import Split, TensorSplits, cached, fingerprint
 
 SIZE = 32  # pixels
 BASE = {"train": 1000, "val": 300, "test": 497}  # base digits, of 1,797
@@ -28,7 +28,7 @@ def cluttered_digits(
     batch_size: Annotated[int, Gt(0)] = 64,
     pad: Annotated[int, Ge(0)] = 2,
     cache: str = "data/cache",
-) -> Splits:
+) -> TensorSplits:
     """Handwritten digits on cluttered 32x32 colour backgrounds: 5,000 train, 2,000 val, 10,000 test, 10 classes.
 
     Args:
@@ -39,8 +39,8 @@ def cluttered_digits(
     made = _made(Path(cache))
     splits = {name: Split(made[name]["images"], made[name]["labels"]) for name in COUNT}
     classes = tuple(str(digit) for digit in range(10))
-    return Splits("cluttered_digits", classes, **splits, fingerprint=made["fingerprint"],
-                  batch_size=batch_size, pad=pad, flip=False)  # fmt: skip
+    return TensorSplits("cluttered_digits", classes, **splits, fingerprint=made["fingerprint"],
+                        batch_size=batch_size, pad=pad, flip=False)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

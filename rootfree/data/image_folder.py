@@ -1,8 +1,6 @@
 """`image_folder`: any folder of images `<root>/<split>/<class>/<file>`, decoded once, then read from one file."""
 
-import hashlib
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +9,16 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from PIL import Image, ImageOps
 from rich.progress import track
+from torch import Tensor
 
-from rootfree.data.splits import Split, Splits, cached, fingerprint, hold_out
+from rootfree.data.splits import Files, Split, TensorSplits, cached, divide, fingerprint, source_key
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
-VERSION = 1  # raise it when decoding changes, so that old cache files are not read
+VERSION = 2  # raise it when decoding changes, so that old cache files are not read
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
+LARGEST = 64  # pixels; larger images are better decoded as they are needed
+
+Listing = dict[str, list[Path]]  # class name -> its files
 
 
 def image_folder(
@@ -29,14 +31,14 @@ def image_folder(
     pad: Annotated[int, Ge(0)] = 4,
     flip: bool = True,
     cache: str = "data/cache",
-) -> Splits:
+) -> TensorSplits:
     """Images in class folders, resized (shorter side, then centre crop) to `image_size`, held in memory as uint8.
 
     Args:
         root: folder that holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`: used as the test split).
         name: what records and figures call the data; with the pixels' hash it identifies them, the path does not.
         batch_size: images per training step.
-        image_size: height and width, pixels.
+        image_size: height and width, pixels, up to 64.
         val_share: share of the training images held out for validation, by a seeded stratified draw.
         train_size: use only so many of the remaining training images, drawn once, stratified; all if null.
         pad: padding of the random crop, pixels.
@@ -48,72 +50,129 @@ def image_folder(
         ValueError: if there are fewer than two classes, classes differ between splits, a class is empty, an image
             cannot be decoded, or there are too few images for the split.
     """
-    made = _decoded(Path(root).expanduser().resolve(), image_size, Path(cache))
+    if image_size > LARGEST:
+        raise ValueError(f"dataset.image_size = {image_size} is not allowed: image_folder holds its images in memory, "
+                         f"up to {LARGEST} pixels; for larger ones, dataset=large_image_folder")  # fmt: skip
+    folder = Path(root).expanduser().resolve()
+    made = decoded(folder, image_size, Path(cache), list_splits(folder))
+    return in_memory(made, name, batch_size, val_share, train_size, pad, flip)
+
+
+def in_memory(
+    made: dict[str, Any], name: str, batch_size: int, val_share: float, train_size: int | None, pad: int, flip: bool
+) -> TensorSplits:
+    """Make splits of what `decoded` returned."""
     whole, test = (Split(made[key]["images"], made[key]["labels"]) for key in ("train", "test"))
-    train, val = hold_out(whole, round(len(whole) * val_share), seed=0)
-    if train_size is not None:
-        if train_size > len(train):
-            raise ValueError(f"dataset.train_size = {train_size} is not allowed: {name} has {len(train)} after val")
-        train = train if train_size == len(train) else hold_out(train, train_size, seed=1)[1]
-    return Splits(name, tuple(made["classes"]), train, val, test, fingerprint=made["fingerprint"],
-                  batch_size=batch_size, pad=pad, flip=flip)  # fmt: skip
+    train, val = divide(whole, val_share, train_size)
+    return TensorSplits(name, tuple(made["classes"]), train, val, test, made["fingerprint"], batch_size, pad, flip)
 
 
-@lru_cache(maxsize=1)
-def _decoded(root: Path, image_size: int, cache: Path) -> dict[str, Any]:
-    """Decode a folder, or read what an earlier run decoded from files of the same names, sizes and times."""
-    files = {"train": _list(root, TRAIN), "test": _list(root, TEST)}
-    classes = {split: sorted({file.parent.name for file in found}) for split, found in files.items()}
-    if classes["train"] != classes["test"]:
-        odd = ", ".join(sorted(set(classes["train"]) ^ set(classes["test"])))
-        raise ValueError(f"{root}: train and test must have the same classes, but these are in one only: {odd}")
-    if len(classes["train"]) < 2:
-        raise ValueError(f"{root}: only one class ({classes['train'][0]}); at least two are needed")
-    stats = [
-        (str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in chain.from_iterable(files.values())
-    ]
-    key = hashlib.sha256(repr((VERSION, str(root), stats, image_size)).encode()).hexdigest()[:16]
+def decoded(root: Path, image_size: int, cache: Path, listing: Mapping[str, Listing]) -> dict[str, Any]:
+    """Decode listed files, or read what an earlier run decoded from files of the same names, sizes and times."""
+    splits = {split: flat(found) for split, found in listing.items()}
 
     def decode() -> dict[str, Any]:
-        splits = {split: _decode(found, classes["train"], image_size, split) for split, found in files.items()}
-        made: dict[str, Any] = {split: {"images": s.images, "labels": s.labels} for split, s in splits.items()}
-        made["fingerprint"] = fingerprint(splits, tuple(classes["train"]))
-        made["classes"] = classes["train"]
-        return made
+        made = {split: Split(_decode(found.paths, image_size, split), found.labels) for split, found in splits.items()}
+        classes = list(listing["train"])
+        content: dict[str, Any] = {split: {"images": s.images, "labels": s.labels} for split, s in made.items()}
+        return {**content, "fingerprint": fingerprint(made, tuple(classes)), "classes": classes}
 
+    key = source_key(root, [path for found in splits.values() for path in found.paths], VERSION, image_size)
     return cached(cache / f"image_folder-{key}.pt", decode)
 
 
-def _list(root: Path, names: tuple[str, ...]) -> list[Path]:
-    """List the image files of the first of the split folders `names` that exists, class by class, sorted."""
+def list_splits(
+    root: Path, train: tuple[str, ...] = TRAIN, test: tuple[str, ...] = TEST, only: list[str] | None = None
+) -> dict[str, Listing]:
+    """List the images of the first of the `train` and of the `test` folders that has class folders, class by class.
+
+    Args:
+        root: folder that holds both.
+        train: possible names of the training images' folder.
+        test: possible names of the test images' folder.
+        only: use these classes and no others.
+
+    Raises:
+        FileNotFoundError: if a folder is missing.
+        ValueError: if there are no class folders, a class is missing or empty, or classes differ between the splits.
+    """
     if not root.is_dir():
         raise FileNotFoundError(
             f"dataset.root = {root} is not a folder: it must hold train/<class>/* and test/<class>/*"
         )
-    folder = next((root / name for name in names if (root / name).is_dir()), None)
-    if folder is None:
+    listing = {"train": _list(root, train, only), "test": _list(root, test, only)}
+    check_classes(root, listing)
+    return listing
+
+
+def check_classes(root: Path, listing: Mapping[str, Listing]) -> None:
+    """Refuse classes that are in one split only, and a single class."""
+    if odd := set(listing["train"]) ^ set(listing["test"]):
+        raise ValueError(f"{root}: train and test must have the same classes, but these are in one only: "
+                         f"{', '.join(sorted(odd))}")  # fmt: skip
+    if len(listing["train"]) < 2:
+        raise ValueError(f"{root}: only one class ({', '.join(listing['train'])}); at least two are needed")
+
+
+def flat(listing: Listing) -> Files:
+    """Number the classes in the order of their names, and put their files one after the other."""
+    names = sorted(listing)
+    labels = [torch.full((len(listing[name]),), label) for label, name in enumerate(names)]
+    return Files([file for name in names for file in listing[name]], torch.cat(labels))
+
+
+def images_of(folder: Path) -> list[Path]:
+    """List the image files of a class, sorted; none is an error."""
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{folder} is an empty class: no file ends in {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _list(root: Path, names: tuple[str, ...], only: list[str] | None) -> Listing:
+    folders = [root / name for name in names if (root / name).is_dir()]
+    if not folders:
         raise FileNotFoundError(f"{root} has no folder {' or '.join(names)}: images belong in {names[0]}/<class>/*")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not classes:
+    for folder in folders:
+        classes = sorted(path for path in folder.iterdir() if path.is_dir())
+        if classes:
+            break
+    else:
         raise ValueError(f"{folder} has no class folders: images belong in {folder.name}/<class>/*")
-    files = []
-    for path in classes:
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(f"{path} is an empty class: no file ends in {', '.join(sorted(SUFFIXES))}")
-        files += found
-    return files
+    if only is not None:
+        if missing := sorted(set(only) - {path.name for path in classes}):
+            raise ValueError(f"{folder} lacks {len(missing)} of {len(only)} listed classes, such as {missing[0]}")
+        classes = [path for path in classes if path.name in set(only)]
+    return {path.name: images_of(path) for path in classes}
 
 
-def _decode(files: list[Path], classes: list[str], image_size: int, split: str) -> Split:
+def _decode(files: list[Path], image_size: int, split: str) -> Tensor:
     images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
     for i, file in enumerate(track(files, f"decoding {split}")):
-        try:
-            with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                fitted = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC)
-        except Exception as error:  # decoders raise errors of many kinds
-            raise ValueError(f"{file} is not a readable image: {error}. Repair or remove it") from error
+        fitted = ImageOps.fit(read_image(file), (image_size, image_size), Image.Resampling.BICUBIC)
         images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
-    index = {name: label for label, name in enumerate(classes)}
-    return Split(images, torch.tensor([index[file.parent.name] for file in files]))
+    return images
+
+
+def read_image(file: Path, least: int | None = None) -> Image.Image:
+    """Decode an image of any kind to upright RGB of 8 bits; transparency is dropped.
+
+    Args:
+        file: the image.
+        least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, to no fewer pixels than this.
+
+    Raises:
+        ValueError: naming the file, if it cannot be decoded.
+    """
+    try:
+        with Image.open(file) as image:
+            if least is not None:
+                image.draft(None, (least, least))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # PIL would clip at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            elif upright.mode in ("I", "F"):
+                raise ValueError(f"what is black and white in pixels of mode {upright.mode} is not known")
+            return upright.convert("RGB")
+    except Exception as error:  # decoders raise errors of many kinds
+        raise ValueError(f"{file} is not a readable image: {error}. Repair or remove it") from error

@@ -1,21 +1,23 @@
-"""What a data set is to the trainer: three splits of labelled uint8 images, and batches made of them on the device."""
+"""What a data set is to the trainer: three splits of labelled images, and batches made of them on the device."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images: `images` (N, 3, H, W) uint8, `labels` (N,) int64."""
+    """Labelled images in memory: `images` (N, 3, H, W) uint8, `labels` (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -28,7 +30,71 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Splits:
+class Files:
+    """Labelled images on disk: N `paths`, `labels` (N,) int64."""
+
+    paths: list[Path]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> "Files":
+        return Files([self.paths[i] for i in index.tolist()], self.labels[index])
+
+
+S = TypeVar("S", Split, Files)
+
+
+class Batches(ABC):
+    """Iterate over a split: (images (B, 3, H, W) float32 normalised, channels-last; labels), both on the device.
+
+    Labels are classes (B,) int64, or probabilities (B, classes) float32 where images are mixed. The random numbers of
+    an epoch are drawn for the whole split on each rank, and a rank takes its share of each batch: what is made of an
+    image depends neither on the rank nor on how many there are.
+
+    Args:
+        split: the images and labels.
+        device: where batches are made.
+        batch_size: images per batch, over all ranks together.
+        generator: a CPU generator, advanced by each pass: shuffle and augment. None: every image once, in order, plain.
+        shard: (rank, world). Where the last batch is smaller than the world, some ranks get an empty one.
+        drop_last: leave out a last batch that is not full.
+
+    Attributes:
+        size: images of one pass, over all ranks.
+        steps: this rank's share of each batch, as positions in the order of the pass.
+    """
+
+    def __init__(
+        self,
+        split: Split | Files,
+        device: torch.device,
+        batch_size: int,
+        generator: torch.Generator | None,
+        shard: tuple[int, int],
+        drop_last: bool = False,
+    ) -> None:
+        self.device, self.generator = device, generator
+        self.size = len(split) // batch_size * batch_size if drop_last else len(split)
+        if self.size == 0:
+            raise ValueError(f"a batch of {batch_size} is not allowed: there are {len(split)} images, and drop_last")
+        rank, world = shard
+        sizes = [min(batch_size, self.size - start) for start in range(0, self.size, batch_size)]
+        self.steps = [
+            range(i * batch_size + size * rank // world, i * batch_size + size * (rank + 1) // world)
+            for i, size in enumerate(sizes)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Splits(ABC, Generic[S]):
     """A data set ready for training; `test` is looked at once, after the last epoch.
 
     Attributes:
@@ -37,21 +103,50 @@ class Splits:
         train: training images, `val` already cut away.
         val: held out of train, for curves and every choice.
         test: for the final number only.
-        fingerprint: hash of all pixels and labels: with `name` it identifies the data in a run id.
+        fingerprint: hash of all images and labels: with `name` it identifies the data in a run id.
         batch_size: images per training step.
-        pad: training images are zero-padded by this many pixels and cropped back at random.
-        flip: training images are mirrored with probability 1/2.
     """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    val: Split
-    test: Split
+    train: S
+    val: S
+    test: S
     fingerprint: str
     batch_size: int
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+
+    @abstractmethod
+    def batches(
+        self,
+        split: S,
+        device: torch.device,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Make batches of a split; see `Batches` for the arguments."""
+
+
+@dataclass(frozen=True)
+class TensorSplits(Splits[Split]):
+    """A data set of small images, held in memory.
+
+    Attributes:
+        pad: training images are zero-padded by this many pixels and cropped back at random.
+        flip: training images are mirrored with probability 1/2.
+    """
+
     pad: int
     flip: bool
+
+    @property
+    def image_size(self) -> int:  # noqa: D102
+        return self.train.images.shape[-1]
 
     @cached_property
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
@@ -63,63 +158,45 @@ class Splits:
         std = (weight @ level**2 - mean**2).sqrt().clamp(min=1.0)
         return mean.float().view(1, 3, 1, 1), std.float().view(1, 3, 1, 1)
 
-    @property
-    def image_size(self) -> int:
-        """Height and width in pixels."""
-        return self.train.images.shape[-1]
-
-    def batches(
-        self, split: Split, device: torch.device, batch_size: int, generator: torch.Generator | None = None
-    ) -> "Batches":
-        """Make batches of a split on a device; augmented, in random order, if a generator is given."""
-        return Batches(split, self, device, batch_size, generator)
-
-
-class Batches:
-    """Iterate over a split that lives on the device: shuffled, cropped and flipped there if a generator is given.
-
-    All random numbers come from `generator`, a CPU generator whatever the device, so that a seed gives the same
-    batches everywhere. The last batch may be smaller. Without a generator: every image once, in order, unchanged.
-
-    Args:
-        split: the images and labels.
-        data: gives the batch size, the augmentation, and the training split whose mean and sd normalise the pixels.
-        device: where batches are made.
-        batch_size: images per batch.
-        generator: source of order and augmentation, advanced by each pass.
-    """
-
-    def __init__(
+    def batches(  # noqa: D102
         self,
         split: Split,
-        data: Splits,
         device: torch.device,
         batch_size: int,
         generator: torch.Generator | None = None,
-    ) -> None:
-        self.images, self.labels = split.images.to(device), split.labels.to(device)
-        self.device, self.size = device, len(split)
-        self.data, self.batch_size, self.generator = data, batch_size, generator
-        self.mean, self.std = (statistic.to(device) for statistic in data.pixel_statistics)
+        shard: tuple[int, int] = (0, 1),
+    ) -> "TensorBatches":
+        return TensorBatches(self, split, device, batch_size, generator, shard)
 
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+
+class TensorBatches(Batches):
+    """Batches of a split that lives on the device, and is shuffled, cropped and flipped there.
+
+    Args:
+        data: gives the augmentation, and the training split whose mean and sd normalise the pixels.
+        others: see `Batches`.
+    """
+
+    def __init__(self, data: TensorSplits, split: Split, device: torch.device, *others: Any) -> None:
+        super().__init__(split, device, *others)
+        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        self.data = data
+        self.mean, self.std = (statistic.to(device) for statistic in data.pixel_statistics)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.images, self.labels
         if self.generator is not None:
-            images, labels = self._shuffled_and_augmented()
-        for start in range(0, len(labels), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            pixels = batch.to(torch.float32, memory_format=torch.channels_last)
-            yield (pixels - self.mean) / self.std, labels[start : start + self.batch_size]
+            images, labels = self._shuffled_and_augmented(self.generator)
+        for step in self.steps:
+            pixels = images[step.start : step.stop].to(torch.float32, memory_format=torch.channels_last)
+            yield (pixels - self.mean) / self.std, labels[step.start : step.stop]
 
-    def _shuffled_and_augmented(self) -> tuple[Tensor, Tensor]:
+    def _shuffled_and_augmented(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One epoch of training images, made at once: one copy per crop offset is far cheaper than one per image."""
-        count, size, pad, device = len(self.labels), self.images.shape[-1], self.data.pad, self.images.device
-        order = torch.randperm(count, generator=self.generator).to(device)
-        offset = torch.randint((2 * pad + 1) ** 2, (count,), generator=self.generator).to(device)
-        mirrored = torch.rand(count, generator=self.generator).to(device) < 0.5
+        count, size, pad, device = len(self.labels), self.images.shape[-1], self.data.pad, self.device
+        order = torch.randperm(count, generator=generator).to(device)
+        offset = torch.randint((2 * pad + 1) ** 2, (count,), generator=generator).to(device)
+        mirrored = torch.rand(count, generator=generator).to(device) < 0.5
         images = self.images[order]
         if pad:
             padded, images = F.pad(images, [pad] * 4), torch.empty_like(images)
@@ -132,7 +209,7 @@ class Batches:
         return images, self.labels[order]
 
 
-def fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:
+def fingerprint(splits: Mapping[str, Split], classes: tuple[str, ...]) -> str:
     """Hash of every pixel, label and class name: 16 hexadecimal digits."""
     digest = hashlib.sha256(repr(classes).encode())
     for name in sorted(splits):
@@ -142,24 +219,31 @@ def fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
+def source_key(root: Path, files: list[Path], *settings: object) -> str:
+    """Hash of the place, names, sizes and times of files and of the settings they are read with: a cache's key."""
+    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((str(root), stats, settings)).encode()).hexdigest()[:16]
+
+
 def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return `make()`, kept in `file`: tensors and plain values only; written atomically, read back memory-mapped."""
     if not file.exists():
-        value = make()
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as stream:
-            torch.save(value, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
+        with FileLock(f"{file}.lock"):  # the ranks of one run, or the jobs of a sweep, wait for the first
+            if not file.exists():
+                value, part = make(), file.with_suffix(f".{os.getpid()}.part")
+                with part.open("wb") as stream:
+                    torch.save(value, stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                part.replace(file)
     try:
         return torch.load(file, weights_only=True, mmap=True)
     except RuntimeError as error:
         raise ValueError(f"{file} is damaged: remove it, it will be made again") from error
 
 
-def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
     """Cut `count` images from a split by a seeded stratified draw; return (the rest, the held-out).
 
     Args:
@@ -184,3 +268,17 @@ def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
     rest = torch.ones(len(split), dtype=torch.bool)
     rest[held] = False
     return split[rest.nonzero().squeeze(1)], split[held.sort().values]
+
+
+def divide(whole: S, val_share: float, train_size: int | None) -> tuple[S, S]:
+    """Cut val from the training images, and keep `train_size` of the rest (all if None); return (train, val).
+
+    Raises:
+        ValueError: if there are too few images.
+    """
+    train, val = hold_out(whole, round(len(whole) * val_share), seed=0)
+    if train_size is not None:
+        if train_size > len(train):
+            raise ValueError(f"dataset.train_size = {train_size} is not allowed: {len(train)} images are left by val")
+        train = train if train_size == len(train) else hold_out(train, train_size, seed=1)[1]
+    return train, val
