@@ -198,8 +198,8 @@ class FileBatches(Batches):
             from timm.data import Mixup  # 2 s to import
 
             if any(len(step) % 2 for step in self.steps):
-                raise ValueError("dataset.mixup and cutmix pair images: each rank needs an even number of them; take an "
-                                 "even dataset.batch_size, and dataset.drop_last=true")  # fmt: skip
+                raise ValueError("dataset.mixup and cutmix pair images: each rank needs an even number of them; take "
+                                 "an even dataset.batch_size, and dataset.drop_last=true")  # fmt: skip
             self._mix = Mixup(data.mixup, data.cutmix, label_smoothing=0.0, num_classes=len(data.classes))
         self._epoch: list[list[tuple[int, int]]] = []  # (image, seed) of each batch: what the loader's workers are told
         decoder = Decoder(split.paths, data.distort if training else data.plain, data.side)
