@@ -1,4 +1,4 @@
-"""Residual networks for small images: `resnet8` for one CPU thread, `resnet18` as the field knows it."""
+"""Residual networks: `resnet8` for one CPU thread, `resnet18`, `resnet34` and `resnet50` as the field knows them."""
 
 from typing import Annotated
 
@@ -34,16 +34,43 @@ def _projection(channels: int, wider: int) -> nn.Module:
 
 
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
-    """ResNet-18 (timm), every block starting with ones in its last norm, as in the paper's CIFAR networks.
+    """ResNet-18 (He et al. 2016, timm): two basic blocks per stage.
 
     Args:
         num_classes: number of logits.
-        image_size: height and width of the images, pixels; up to 64 give the CIFAR stem, a 3x3 convolution of stride 1
-            without pooling.
+        image_size: height and width of the images, pixels; any size works, up to 64 with the CIFAR stem.
+    """
+    return _resnet("resnet18", num_classes, image_size)
+
+
+def resnet34(num_classes: int, image_size: int) -> nn.Module:
+    """ResNet-34 (He et al. 2016, timm): basic blocks, 3, 4, 6 and 3 per stage.
+
+    Args:
+        num_classes: number of logits.
+        image_size: height and width of the images, pixels; any size works, up to 64 with the CIFAR stem.
+    """
+    return _resnet("resnet34", num_classes, image_size)
+
+
+def resnet50(num_classes: int, image_size: int) -> nn.Module:
+    """ResNet-50 (He et al. 2016, timm): bottleneck blocks that halve the side in their 3x3 convolution.
+
+    Args:
+        num_classes: number of logits.
+        image_size: height and width of the images, pixels; any size works, up to 64 with the CIFAR stem.
+    """
+    return _resnet("resnet50", num_classes, image_size)
+
+
+def _resnet(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Up to 64 pixels with the CIFAR stem, a 3x3 convolution of stride 1 without pooling.
+
+    Every block starts with ones in its last norm, as in the paper's CIFAR networks (timm's default is zeros).
     """
     import timm
 
-    model: nn.Module = timm.create_model("resnet18", num_classes=num_classes, zero_init_last=False)
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, zero_init_last=False)
     if image_size <= 64:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()
