@@ -40,6 +40,8 @@ def science(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
             block = {name: value for name, value in block.items() if name not in ignored}
         content[key] = block
     content["dataset"]["fingerprint"] = fingerprint
+    if config.get("processes"):  # only where dividing the batch changes the mathematics
+        content["processes"] = config["processes"]
     return content
 
 
@@ -78,13 +80,22 @@ class Record:
         config: the whole resolved config, plain values.
         fingerprint: of the data set.
         mirror: makes the W&B mirror of (folder, config).
+        leads: whether this process writes; of several that train one run, one does, and the others only read.
 
     Raises:
         ValueError: if the folder holds another config than its id says.
         OSError: if the folder cannot be written.
     """
 
-    def __init__(self, outputs: Path, config: dict[str, Any], fingerprint: str, mirror: Callable[..., Mirror]) -> None:
+    def __init__(
+        self,
+        outputs: Path,
+        config: dict[str, Any],
+        fingerprint: str,
+        mirror: Callable[..., Mirror],
+        leads: bool = True,
+    ) -> None:
+        self.leads = leads
         self.science = science(config, fingerprint)
         self.run_id = identity(self.science)
         self.config = {"run_id": self.run_id, "fingerprint": fingerprint, **config}
@@ -104,6 +115,8 @@ class Record:
         Returns:
             Whether there is something to do here: not if another process is at it, or just finished it.
         """
+        if not self.leads:
+            return True
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -134,15 +147,15 @@ class Record:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return what `save_checkpoint` kept last, or None; metrics written after it are cut off."""
         file = self.folder / "checkpoint.pt"
-        if not file.exists():
-            self._metrics.truncate(0)
-            return None
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        self._metrics.truncate(state["metrics_bytes"])
+        state = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+        if self.leads:
+            self._metrics.truncate(state["metrics_bytes"] if state else 0)
         return state
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Keep a state from which the run goes on bit for bit; the old one stays until the new one is whole."""
+        if not self.leads:
+            return
         self._metrics.seek(0, os.SEEK_END)
         part = self.folder / "checkpoint.part"
         with part.open("wb") as file:
@@ -153,12 +166,16 @@ class Record:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers that are not finite become null."""
+        if not self.leads:
+            return
         self._metrics.write(_json_line(metrics))
         self._metrics.flush()
         self._mirror.log(metrics)
 
     def close(self, summary: dict[str, Any], device: str) -> None:
         """Write summary.json, drop the checkpoint, and say how the run ended."""
+        if not self.leads:
+            return
         names = self.config["names"]
         whole = {
             "run_id": self.run_id,
@@ -172,19 +189,29 @@ class Record:
             **summary,
             **code(),
             "device": device,
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished_at": _now(),
             "command": self.config["command"],
             "config": {key: value for key, value in self.science.items() if key != "numerics"},
             "numerics": NUMERICS,
         }
         _write_atomically(self.folder / "summary.json", _json_line(whole, indent=1))
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        for file in ("checkpoint.pt", "failure.json"):
+            (self.folder / file).unlink(missing_ok=True)
         self._mirror.summarise(whole)
         test = "" if whole["test_acc"] is None else f", test {whole['test_acc']:.2%}"
         print(f"{self.title} {whole['status']}: val {whole['val_acc']:.2%}{test}, {whole['seconds']:.0f} s", flush=True)
 
+    def fail(self, error: BaseException) -> None:
+        """Write failure.json: the run failed or was interrupted, has not ended, and may be tried again."""
+        if self.leads:
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            content = {"status": status, "message": f"{type(error).__name__}: {error}", "at": _now(), **code()}
+            _write_atomically(self.folder / "failure.json", _json_line(content, indent=1))
+
     def release(self) -> None:
         """Let the opened folder go, for another process or a later try, however the run ended."""
+        if not self.leads:
+            return
         self._metrics.close()
         self._mirror.close()
         self._lock.release()
@@ -216,6 +243,10 @@ def code() -> dict[str, Any]:
         "dirty": None if status is None else bool(status),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _json_line(content: dict[str, Any], indent: int | None = None) -> bytes:

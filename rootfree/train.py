@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import typing
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from rootfree import distributed
 from rootfree.record import Record
 from rootfree.trainer import describe_device, pick_device
 
@@ -53,32 +55,48 @@ class SettingsError(Exception):
 
 
 def run(config: DictConfig) -> None:
-    """Train one run, unless it is finished already."""
+    """Train one run, unless it is finished already; with `torchrun`, together with the other processes."""
     check(config)
+    distributed.join(config.device)
     try:
         device = pick_device(config.device)
-        data = build(config.dataset)
+        with distributed.rank_0_first():  # it leaves a cache for the others
+            data = build(config.dataset)
+
+        def new_model() -> Any:
+            torch.manual_seed(config.seed)
+            return build(config.model)(num_classes=len(data.classes), image_size=data.image_size)
+
+        count = distributed.processes()
+        if count > 1 and (rest := len(data.train) % data.batch_size) and rest < count:
+            raise ValueError(
+                f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes"
+            )
+        divided = count if count > 1 and distributed.depends_on_processes(new_model()) else None
         record = Record(
-            Path(config.outputs).expanduser(), complete(config, data.name), data.fingerprint, build(config.wandb)
+            Path(config.outputs).expanduser(),
+            complete(config, data.name) | {"processes": divided},
+            data.fingerprint,
+            build(config.wandb),
+            leads=distributed.rank() == 0,
         )
-        if config.plan or record.finished:
+        if config.plan or distributed.agree(record.finished):
             print(f"{'done ' if record.finished else 'to do'} {record.title}", flush=True)
             planned.append((record.finished, config.cost))
             return
         torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        model = build(config.model)(num_classes=len(data.classes), image_size=data.image_size)
-        model = model.to(device, memory_format=torch.channels_last)
-        if not record.open():
+        model = new_model().to(device, memory_format=torch.channels_last)
+        if not distributed.agree(record.open()):
             print(f"busy  {record.title}: another process is at it", flush=True)
             return
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
     try:
+        torch.manual_seed(config.seed + distributed.rank())
         summary = build(config.trainer)(
             model=model,
             loss=build(config.loss),
-            optimizer=build(config.optimizer)(model.parameters()),
+            optimizer=build(config.optimizer),
             schedule=build(config.schedule),
             data=data,
             record=record,
@@ -86,6 +104,9 @@ def run(config: DictConfig) -> None:
             device=device,
         )
         record.close(summary, describe_device(device))
+    except BaseException as error:
+        record.fail(error)
+        raise
     finally:
         record.release()
 
@@ -186,6 +207,9 @@ def job(config: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line; a wrong setting ends it with one or two lines and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the record learns of it
+    if int(os.environ.get("RANK", "0")):
+        sys.stdout = None  # one of the processes speaks
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing a part of the traceback
     try:
         try:
@@ -203,6 +227,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last epoch that ended", file=sys.stderr)
         sys.exit(130)
+    finally:
+        distributed.leave()
     if planned:
         done = sum(finished for finished, _ in planned)
         costs = [cost for finished, cost in planned if not finished]

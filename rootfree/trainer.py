@@ -3,17 +3,25 @@
 import hashlib
 import math
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rootfree import distributed
+from rootfree.clock import Clock
 from rootfree.data.splits import Batches, Splits
+from rootfree.diagnostics import Probe
+from rootfree.precision import forward_in, set_arithmetic
 from rootfree.progress import EpochProgress
 from rootfree.record import Record
 
@@ -23,7 +31,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def fit(
     model: nn.Module,
     loss: Loss,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Callable[..., torch.optim.Optimizer],
     schedule: Callable[[float], float],
     data: Splits,
     record: Record,
@@ -33,13 +41,21 @@ def fit(
     eval_batch_size: Annotated[int, Gt(0)] = 500,
     clean_size: Annotated[int, Gt(0)] = 2000,
     evaluate_test: bool = True,
+    precision: Literal["float32", "bf16", "fp16"] = "float32",
+    tf32: bool = False,
+    deterministic: bool = False,
+    compile: bool = False,
+    accumulate: Annotated[int, Gt(0)] = 1,
+    clip_norm: Annotated[float, Gt(0)] | None = None,
+    ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None,
+    decay_norms_and_biases: bool = True,
 ) -> dict[str, Any]:
     """Train from where the record's checkpoint stands, or from the start, and return the summary.
 
     Args:
         model: maps images (B, 3, H, W) to logits (B, classes); already on `device`.
         loss: maps (logits, labels) to a mean.
-        optimizer: holds the model's parameters and the learning rates that `schedule` scales.
+        optimizer: makes an optimizer of parameters or parameter groups; `schedule` scales its learning rates.
         schedule: maps progress in [0, 1) to a factor.
         data: the splits, with batch size and augmentation.
         record: where metrics and checkpoints go.
@@ -49,75 +65,101 @@ def fit(
         eval_batch_size: images per batch without gradients.
         clean_size: training images, a fixed draw, seen without augmentation to measure the generalisation gap.
         evaluate_test: look at the test split after the last epoch; a search never does.
+        precision: of the forward pass, by autocast; weights, gradients and the optimizer keep theirs. fp16 scales the
+            loss, and steps that overflow are skipped and counted.
+        tf32: let a GPU multiply float32 numbers with 10 bits of mantissa.
+        deterministic: refuse what does not repeat bit for bit on a GPU.
+        compile: compile the model: a minute at the start, then faster steps.
+        accumulate: parts that a batch is divided into, each with a forward and backward pass of its own, to save
+            memory; without batch statistics the step is the same.
+        clip_norm: largest 2-norm of the whole gradient; null does not clip.
+        ema_decay: evaluate an exponential moving average of the weights with this decay per step; null evaluates the
+            weights.
+        decay_norms_and_biases: weight decay for all parameters, as in the paper's released code; false spares vectors,
+            scalars, and what the model names in `no_weight_decay()`, as timm's groups do.
 
     Returns:
         Status ("finished", or "diverged" when a loss was not finite) and the final metrics.
     """
-    generator = torch.Generator().manual_seed(seed)
-    train = data.batches(data.train, device, data.batch_size, generator)
+    set_arithmetic(tf32, deterministic)
+    share = (distributed.rank(), distributed.processes())
+    state = State(
+        model,
+        optimizer(model.parameters() if decay_norms_and_biases else groups_without_decay(model)),
+        torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        torch.Generator().manual_seed(seed),
+        ema_decay,
+    )
+    learning_rates = [group["lr"] for group in state.optimizer.param_groups]
+    train = data.batches(data.train, device, data.batch_size, state.generator, share)
     fixed = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:clean_size]
     watched = {
-        name: data.batches(split, device, eval_batch_size)
+        name: data.batches(split, device, eval_batch_size, shard=share)
         for name, split in {"train": data.train[fixed], "val": data.val, "test": data.test}.items()
     }
-    learning_rates = [group["lr"] for group in optimizer.param_groups]
-    steps, step, first_epoch, seconds = epochs * len(train), 0, 0, 0.0
-    metrics: dict[str, Any] = {}
+    compiled: Any = torch.compile(model) if compile else model
+    forward = DistributedDataParallel(compiled) if share[1] > 1 else compiled
+    clock, probe = Clock(device), Probe(state.optimizer)
+    if saved := record.load_checkpoint():
+        state.load(saved)
 
-    if checkpoint := record.load_checkpoint():
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        generator.set_state(checkpoint["generator"])
-        torch.set_rng_state(checkpoint["rng"])
-        first_epoch, seconds, metrics = checkpoint["epoch"], checkpoint["seconds"], checkpoint["metrics"]
-        step = first_epoch * len(train)
-
-    with EpochProgress(record.title, epochs, len(train), first_epoch) as progress:
-        for epoch in range(first_epoch, epochs):
+    with EpochProgress(record.title, epochs, len(train), state.epoch) as progress:
+        for epoch in range(state.epoch, epochs):
             # train: no number is read from the device before the epoch's end
             model.train()
             started = time.perf_counter()
             loss_sum = torch.zeros((), device=device)
-            for images, labels in train:
-                factor = schedule(step / steps)
-                for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
+            for index, (images, labels) in enumerate(clock.each(train, "data")):
+                factor = schedule((epoch * len(train) + index) / (epochs * len(train)))
+                for group, learning_rate in zip(state.optimizer.param_groups, learning_rates, strict=True):
                     group["lr"] = learning_rate * factor
-                optimizer.zero_grad()
-                batch_loss = loss(model(images), labels)
-                batch_loss.backward()
-                optimizer.step()
-                loss_sum += batch_loss.detach() * len(labels)
-                step += 1
+                state.optimizer.zero_grad()
+                whole = min(data.batch_size, train.size - index * data.batch_size)  # of all processes
+                parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
+                for number, (part, part_labels) in enumerate(parts, start=1):
+                    more = share[1] > 1 and number < len(parts)  # processes exchange gradients after the last part
+                    with forward.no_sync() if more else nullcontext():
+                        with forward_in(precision, device):
+                            part_loss = loss(forward(part), part_labels)
+                        state.scaler.scale(part_loss * (len(part) * share[1] / whole)).backward()
+                    loss_sum = loss_sum + part_loss.detach() * len(part)
+                state.scaler.unscale_(state.optimizer)
+                if clip_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                probe.watch(len(train) - index)
+                with clock.part("optimizer"):
+                    state.scaler.step(state.optimizer)  # optimizer.step(), unless the gradients overflowed in fp16
+                state.end_step()
                 progress.advance()
-            running_loss = loss_sum.item() / len(data.train)
+            running_loss = distributed.total(loss_sum).item() / train.size
             epoch_seconds = time.perf_counter() - started
-            seconds += epoch_seconds
+            state.epoch, state.seconds = epoch + 1, state.seconds + epoch_seconds
 
             # watch: clean training images and val, in eval mode
-            metrics = {"epoch": epoch + 1, "step": step, "lr": learning_rates[0] * factor, "loss": running_loss}
-            for name in ("train", "val"):
-                metrics[f"{name}_acc"], metrics[f"{name}_loss"] = evaluate(model, loss, watched[name])
+            metrics: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * len(train)}
+            metrics |= {"lr": learning_rates[0] * factor, "loss": running_loss}
+            distributed.share_buffers(model)
+            with forward_in(precision, device):
+                for name in ("train", "val"):
+                    metrics[f"{name}_acc"], metrics[f"{name}_loss"] = evaluate(
+                        state.judged(compiled), loss, watched[name]
+                    )
             metrics["gap_acc"] = metrics["train_acc"] - metrics["val_acc"]
-            metrics["images_per_second"] = len(data.train) / epoch_seconds
-            metrics["seconds"] = seconds
+            metrics["images_per_second"] = train.size / epoch_seconds
+            metrics["seconds"] = state.seconds
+            metrics |= {f"{name}_ms": 1e3 * spent / len(train) for name, spent in clock.read().items()} | probe.read()
+            state.metrics = metrics
             record.log(metrics)
             progress.end_epoch(metrics)
             if not all(math.isfinite(metrics[key]) for key in ("loss", "train_loss", "val_loss")):
-                return _summary("diverged", metrics, model, optimizer, data)
-
-            record.save_checkpoint({
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state(),
-                "rng": torch.get_rng_state(),
-                "epoch": epoch + 1,
-                "seconds": seconds,
-                "metrics": metrics,
-            })  # fmt: skip
+                return _summary("diverged", state, data)
+            record.save_checkpoint(state.saved())
 
     if evaluate_test:
-        metrics["test_acc"], metrics["test_loss"] = evaluate(model, loss, watched["test"])
-    return _summary("finished", metrics, model, optimizer, data)
+        with forward_in(precision, device):
+            tested = evaluate(state.judged(compiled), loss, watched["test"])
+        state.metrics |= dict(zip(("test_acc", "test_loss"), tested, strict=True))
+    return _summary("finished", state, data)
 
 
 @torch.no_grad()
@@ -127,33 +169,111 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, flo
     correct = torch.zeros((), dtype=torch.long, device=batches.device)
     loss_sum = torch.zeros((), device=batches.device)
     for images, labels in batches:
-        logits = model(images)
-        correct += (logits.argmax(1) == labels).sum()
-        loss_sum += loss(logits, labels) * len(labels)
-    return correct.item() / batches.size, loss_sum.item() / batches.size
+        if len(labels):  # a process may have no part of the last batch
+            logits = model(images)
+            correct += (logits.argmax(1) == labels).sum()
+            loss_sum = loss_sum + loss(logits, labels) * len(labels)
+    return distributed.total(correct).item() / batches.size, distributed.total(loss_sum).item() / batches.size
 
 
-def _summary(
-    status: str, metrics: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, data: Splits
-) -> dict[str, Any]:
+class State:
+    """All that a run needs to go on bit for bit after the epoch that ended last.
+
+    Args:
+        model: the model.
+        optimizer: of its parameters.
+        scaler: of the loss, which does nothing unless the forward pass is in fp16.
+        generator: of order and augmentation.
+        ema_decay: of the moving average of the weights, if any.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        generator: torch.Generator,
+        ema_decay: float | None,
+    ) -> None:
+        self.model, self.optimizer, self.scaler, self.generator = model, optimizer, scaler, generator
+        average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)
+        self.average = average and AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.epoch, self.seconds, self.skipped = 0, 0.0, 0
+        self.metrics: dict[str, Any] = {}
+
+    def end_step(self) -> None:
+        """Count a step that overflowed, and let the average follow the weights."""
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def judged(self, model: nn.Module) -> nn.Module:
+        """Return what is evaluated: the average, or the model (compiled or not) where there is none."""
+        return model if self.average is None else self.average.module
+
+    def saved(self) -> dict[str, Any]:
+        """Return plain values and tensors for `load`."""
+        gpu = torch.cuda.is_initialized()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if gpu else None,
+            **{name: getattr(self, name) for name in ("epoch", "seconds", "skipped", "metrics")},
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to what `saved` returned; processes beyond the first draw random numbers of their own from there."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved["cuda_rng"])
+        if distributed.rank():
+            torch.manual_seed(distributed.rank() + torch.initial_seed() + saved["epoch"])
+        for name in ("epoch", "seconds", "skipped", "metrics"):
+            setattr(self, name, saved[name])
+
+
+def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
+    """Divide parameters as timm does: no weight decay for vectors, scalars and what `model.no_weight_decay()` names."""
+    spared: set[str] = getattr(model, "no_weight_decay", set)()
+    named = list(model.named_parameters())
+    decayed = [param for name, param in named if param.ndim > 1 and name not in spared]
+    rest = [param for name, param in named if param.ndim <= 1 or name in spared]
+    return [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _summary(status: str, run: State, data: Splits) -> dict[str, Any]:
     """The run's result: final metrics, and the gap between clean training images and test (null without test)."""
-    state = [value for state in optimizer.state.values() for value in state.values()]
-    tensors = [item for value in state for item in (value if isinstance(value, list) else [value])]
-    final = {"test_acc": None, "test_loss": None, **metrics}
+    values = [value for state in run.optimizer.state.values() for value in state.values()]
+    tensors = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    final = {"test_acc": None, "test_loss": None, **run.metrics}
     tested = final["test_acc"] is not None
     return {
         "status": status,
         "epochs": final["epoch"],
         "steps": final["step"],
+        "skipped_steps": run.skipped,
         "seconds": final["seconds"],
         "images_per_second": final["epoch"] * len(data.train) / final["seconds"],
         **{f"{name}_acc": final[f"{name}_acc"] for name in ("train", "val", "test")},
         **{f"{name}_loss": final[f"{name}_loss"] for name in ("train", "val", "test")},
         "gap_acc": final["train_acc"] - final["test_acc"] if tested else None,
         "gap_loss": final["train_loss"] - final["test_loss"] if tested else None,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "weights": _hash(model),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "weights": _hash(run.model),
         "state_bytes": sum(t.nbytes for t in tensors if isinstance(t, Tensor) and t.dim() > 0),
+        "peak_memory_bytes": _peak_memory(),
     }
 
 
@@ -163,6 +283,13 @@ def _hash(model: nn.Module) -> str:
     for tensor in model.state_dict().values():
         digest.update(tensor.contiguous().flatten().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _peak_memory() -> int:
+    """Most bytes this process ever held: on the GPU if it used one, else in main memory, earlier runs included."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def pick_device(name: str) -> torch.device:
@@ -177,10 +304,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name the hardware for the record: what it is and how many threads it may use."""
+    """Name the hardware for the record: what it is, how many threads it may use, and by how many processes."""
+    many = f"{distributed.processes()} x " if distributed.processes() > 1 else ""
     if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"{device.type}: {_processor()}, {torch.get_num_threads()} thread(s)"
+        return f"{many}cuda: {torch.cuda.get_device_name(device)}"
+    return f"{many}{device.type}: {_processor()}, {torch.get_num_threads()} thread(s)"
 
 
 def _processor() -> str:

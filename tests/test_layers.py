@@ -9,8 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PARTS = {  # what each part may import of this package; a part not named here may import itself alone
-    "rootfree.train": {"rootfree.record", "rootfree.trainer"},
-    "rootfree.trainer": {"rootfree.data", "rootfree.progress", "rootfree.record"},
+    "rootfree.train": {"rootfree.distributed", "rootfree.record", "rootfree.trainer"},
+    "rootfree.trainer": {
+        "rootfree.clock",
+        "rootfree.data",
+        "rootfree.diagnostics",
+        "rootfree.distributed",
+        "rootfree.precision",
+        "rootfree.progress",
+        "rootfree.record",
+    },
     "rootfree.record": {"rootfree.mirror"},
 }
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from filelock import FileLock
 from torch import nn
 
 from rootfree import train
-from rootfree.trainer import evaluate
+from rootfree.precision import set_arithmetic
+from rootfree.trainer import evaluate, groups_without_decay
 
 Entry = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).parents[1]
 LOSSES = ROOT / "tests" / "golden" / "losses.csv"
-TIMES = ("seconds", "images_per_second", "finished_at", "command", "commit", "dirty")
+TIMES = ("seconds", "images_per_second", "data_ms", "optimizer_ms", "finished_at", "command", "commit", "dirty")
+TIMES += ("peak_memory_bytes",)
 
 
 def untimed(content: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +119,95 @@ def test_a_search_never_sees_test(entry: Entry, monkeypatch: pytest.MonkeyPatch)
     assert 36 not in sizes
     entry("trainer.evaluate_test=true")
     assert sizes.count(36) == 1
+
+
+def test_a_default_spelled_out_and_a_number_written_otherwise_are_the_same_run(entry: Entry) -> None:
+    (run,) = entry("optimizer.momentum=0.0", "trainer.epochs=1")
+    (again,) = entry("optimizer.momentum=0", "trainer.epochs=1", "trainer.clean_size=2000", "+trainer.clip_norm=null")
+    assert again["run_id"] == run["run_id"]
+    assert len(entry("optimizer.momentum=0", "trainer.epochs=1", "trainer.clip_norm=1")) == 2
+
+
+def test_processes_make_another_run_only_where_they_change_the_step(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_id(count: int, *words: str) -> str:
+        monkeypatch.setattr("rootfree.distributed.processes", lambda: count)
+        capsys.readouterr()
+        entry("plan=true", *words)
+        return capsys.readouterr().out.split()[2]
+
+    plain = ["model._target_=test_distributed.Double", "~model.stem_stride"]
+    assert run_id(1, *plain) == run_id(2, *plain)
+    assert len({run_id(1), run_id(2), run_id(4)}) == 3  # batch statistics
+
+
+def test_parts_of_a_batch_add_up_to_its_step(entry: Entry) -> None:
+    words = ["model._target_=test_distributed.Double", "~model.stem_stride", "optimizer.lr=0.01", "trainer.epochs=1"]
+    runs = [*entry(*words), *json_of(entry, *words, "trainer.accumulate=3", "outputs=elsewhere")]
+    assert runs[1]["train_loss"] == pytest.approx(runs[0]["train_loss"], rel=1e-12)
+    assert runs[1]["run_id"] != runs[0]["run_id"]
+
+
+def test_low_precision_is_for_the_forward_pass_only(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rootfree.precision._fast", lambda *_: False)
+    with pytest.warns(UserWarning, match="trainer.precision=bf16: this cpu has no units for it") as warned:
+        entry("trainer.precision=bf16", "trainer.epochs=1")
+    assert len([w for w in warned if "trainer.precision" in str(w.message)]) == 1
+    monkeypatch.setattr("torch.amp.GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**22))  # will overflow
+    with pytest.warns(UserWarning, match="fp16"):
+        entry("trainer.precision=fp16", "trainer.epochs=1", "optimizer.lr=0.01")
+    runs = {run["config"]["trainer"]["precision"]: run for run in entry("trainer.epochs=1", "optimizer.lr=0.01")}
+    assert len(runs) == 3
+    assert runs["fp16"]["state_bytes"] == runs["float32"]["state_bytes"]  # momentum stays in float32
+    assert 0 < runs["fp16"]["skipped_steps"] < runs["fp16"]["steps"] == 7
+    assert runs["fp16"]["train_loss"] != runs["float32"]["train_loss"]
+    assert runs["float32"]["skipped_steps"] == 0
+
+
+def test_gradients_are_clipped(entry: Entry, tmp_path: Path) -> None:
+    (summary,) = entry("trainer.clip_norm=1e-3", "trainer.epochs=1")
+    (line,) = lines(tmp_path / "outputs" / summary["run_id"] / "metrics.jsonl")
+    assert line["grad_norm"] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_an_average_of_the_weights_is_what_is_evaluated(entry: Entry) -> None:
+    (plain,) = entry("trainer.epochs=3")
+    runs = {run["config"]["trainer"]["ema_decay"]: run for run in (*entry("trainer.epochs=3", "trainer.ema_decay=0"),
+            *entry("trainer.epochs=3", "trainer.ema_decay=0.9"))}  # fmt: skip
+    assert runs[0]["weights"] == runs[0.9]["weights"] == plain["weights"]
+    assert runs[0]["train_loss"] == plain["train_loss"]
+    assert runs[0.9]["train_loss"] != plain["train_loss"]
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_weight_decay_of_norms_and_biases_by_hand(everywhere: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    before = [param.detach().clone() for param in model.parameters()]
+    groups = model.parameters() if everywhere else groups_without_decay(model)
+    optimizer = torch.optim.SGD(groups, lr=0.5, weight_decay=0.1)
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        decay = 0.1 if everywhere or new.ndim > 1 else 0.0
+        torch.testing.assert_close(new.detach(), old - 0.5 * (1 + decay * old))
+
+
+def test_compiled_it_computes_the_same(entry: Entry) -> None:
+    words = ["model._target_=test_distributed.Double", "~model.stem_stride", "optimizer.lr=0.01", "trainer.epochs=1"]
+    runs = [*entry(*words), *json_of(entry, *words, "trainer.compile=true", "outputs=elsewhere")]
+    assert runs[1]["train_loss"] == pytest.approx(runs[0]["train_loss"], rel=1e-9)
+
+
+def test_arithmetic_is_set_for_each_run() -> None:
+    set_arithmetic(tf32=True, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.matmul.allow_tf32
+    set_arithmetic(tf32=False, deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_evaluation_leaves_batch_statistics_and_random_numbers_alone() -> None:

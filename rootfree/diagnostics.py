@@ -1,0 +1,101 @@
+"""What an optimizer does to the weights, and what its state says: computed from the last steps of an epoch."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+WINDOW = 20  # steps whose gradients make up the heavy ball that an update is compared with
+MOMENTUM = 0.9  # of that heavy ball; gradients before the window would weigh less than 0.9^20 = 0.12 in it
+SAMPLE = 2**20  # at most so many coordinates, evenly spaced, enter the quantiles
+QUANTILES = {"effective_lr_q05": 0.05, "effective_lr_q50": 0.5, "effective_lr_q95": 0.95}
+
+
+class Probe:
+    """Watches the last steps of an epoch through an optimizer's parameters; the device waits for nothing but `read`.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._ball: list[Tensor] = []
+        self._params: list[Tensor] = []
+        self._before: list[Tensor] = []
+
+    @torch.no_grad()
+    def watch(self, left: int) -> None:
+        """Look at the gradients before a step; `left` is the number of steps to the epoch's end, 1 at the last."""
+        if left > WINDOW:
+            return
+        if left == WINDOW or not self._ball:
+            self._params = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._ball = [torch.zeros_like(param) for param in self._params]
+        torch._foreach_mul_(self._ball, MOMENTUM)
+        torch._foreach_add_(self._ball, [param.grad for param in self._params if param.grad is not None])
+        if left == 1:
+            self._before = [param.clone() for param in self._params]
+
+    @torch.no_grad()
+    def read(self) -> dict[str, float]:
+        """Describe the last step, after it was made.
+
+        Returns:
+            `grad_norm` and `update_norm` (2-norms of the last step's gradient and change of the weights); `cosine_sgd`
+            (between that change and the one of momentum SGD, minus a heavy ball of the last gradients); and, where the
+            optimizer keeps a diagonal second moment, `share_above_damping` (of coordinates whose second moment exceeds
+            damping, or eps^2), `share_frozen` (whose second moment still has its initial value) and quantiles of the
+            effective learning rate, lr over the denominator.
+        """
+        update = torch._foreach_sub(self._params, self._before)
+        gradient = [param.grad for param in self._params if param.grad is not None]
+        found = {"grad_norm": _norm(gradient), "update_norm": _norm(update)}
+        product = torch.stack([(u * b).sum() for u, b in zip(update, self._ball, strict=True)]).sum()
+        found["cosine_sgd"] = -product / (_norm(update) * _norm(self._ball))
+        found |= _describe(self.optimizer)
+        self._ball, self._params, self._before = [], [], []
+        return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
+def _describe(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The diagonal second moments, summed up; nothing for optimizers that keep none."""
+    above, frozen, rates, count = [], [], [], 0
+    total = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    for moment, start, threshold, rate in _second_moments(optimizer):
+        above.append((moment > threshold).sum())
+        frozen.append((moment == start).sum())
+        rates.append(rate.flatten()[:: -(-total // SAMPLE)].float())
+        count += moment.numel()
+    if not count:
+        return {}
+    quantiles = torch.quantile(torch.cat(rates), torch.tensor([*QUANTILES.values()], device=rates[0].device))
+    shares = {"share_above_damping": torch.stack(above), "share_frozen": torch.stack(frozen)}
+    return {name: number.sum() / count for name, number in shares.items()} | dict(
+        zip(QUANTILES, quantiles.unbind(), strict=True)
+    )
+
+
+def _second_moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, float, float, Tensor]]:
+    """Yield (second moment, its initial value, what makes it count, effective learning rate) per parameter.
+
+    Our own optimizers store B s, torch's Adam family and RMSprop a moving average of g^2 under the root.
+    """
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            state = optimizer.state.get(param, {})
+            if "second_moment" in state:
+                moment, damping = state["second_moment"], group["damping"]
+                rate = group["lr"] / (moment.float() + damping) ** group.get("power", 1)
+                yield moment, group["init"], damping, rate
+            elif "exp_avg_sq" in state and "eps" in group and "betas" in group:
+                moment = state["exp_avg_sq"]
+                corrected = moment.float() / (1 - group["betas"][1] ** torch.as_tensor(state["step"]).to(moment.device))
+                yield moment, 0.0, group["eps"] ** 2, group["lr"] / (corrected.sqrt() + group["eps"])
+            elif "square_avg" in state and "eps" in group:
+                moment = state["square_avg"]
+                yield moment, 0.0, group["eps"] ** 2, group["lr"] / (moment.float().sqrt() + group["eps"])
