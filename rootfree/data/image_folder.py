@@ -54,7 +54,7 @@ def image_folder(
         raise ValueError(f"dataset.image_size = {image_size} is not allowed: image_folder holds its images in memory, "
                          f"up to {LARGEST} pixels; for larger ones, dataset=large_image_folder")  # fmt: skip
     folder = Path(root).expanduser().resolve()
-    made = decoded(folder, image_size, Path(cache), list_splits(folder))
+    made = decoded(image_size, Path(cache), list_splits(folder))
     return in_memory(made, name, batch_size, val_share, train_size, pad, flip)
 
 
@@ -67,7 +67,7 @@ def in_memory(
     return TensorSplits(name, tuple(made["classes"]), train, val, test, made["fingerprint"], batch_size, pad, flip)
 
 
-def decoded(root: Path, image_size: int, cache: Path, listing: Mapping[str, Listing]) -> dict[str, Any]:
+def decoded(image_size: int, cache: Path, listing: Mapping[str, Listing]) -> dict[str, Any]:
     """Decode listed files, or read what an earlier run decoded from files of the same names, sizes and times."""
     splits = {split: flat(found) for split, found in listing.items()}
 
@@ -77,7 +77,7 @@ def decoded(root: Path, image_size: int, cache: Path, listing: Mapping[str, List
         content: dict[str, Any] = {split: {"images": s.images, "labels": s.labels} for split, s in made.items()}
         return {**content, "fingerprint": fingerprint(made, tuple(classes)), "classes": classes}
 
-    key = source_key(root, [path for found in splits.values() for path in found.paths], VERSION, image_size)
+    key = source_key([path for found in splits.values() for path in found.paths], VERSION, image_size)
     return cached(cache / f"image_folder-{key}.pt", decode)
 
 
@@ -123,10 +123,10 @@ def flat(listing: Listing) -> Files:
 
 def images_of(folder: Path) -> list[Path]:
     """List the image files of a class, sorted; none is an error."""
-    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    found = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
     if not found:
         raise ValueError(f"{folder} is an empty class: no file ends in {', '.join(sorted(SUFFIXES))}")
-    return found
+    return sorted(found, key=lambda file: file.name)
 
 
 def _list(root: Path, names: tuple[str, ...], only: list[str] | None) -> Listing:
@@ -173,6 +173,8 @@ def read_image(file: Path, least: int | None = None) -> Image.Image:
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             elif upright.mode in ("I", "F"):
                 raise ValueError(f"what is black and white in pixels of mode {upright.mode} is not known")
+            elif upright.mode == "P":  # PIL would warn of a palette with transparency
+                upright = upright.convert("RGBA")
             return upright.convert("RGB")
     except Exception as error:  # decoders raise errors of many kinds
         raise ValueError(f"{file} is not a readable image: {error}. Repair or remove it") from error

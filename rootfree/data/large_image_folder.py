@@ -96,7 +96,7 @@ def large_image_folder(
     listing = list_splits(folder, only=only)
     splits, classes = {split: flat(found) for split, found in listing.items()}, tuple(sorted(listing["train"]))
     files = [path for found in splits.values() for path in found.paths]
-    fingerprint = cached(Path(cache) / f"large_image_folder-{source_key(folder, files)}.pt",
+    fingerprint = cached(Path(cache) / f"large_image_folder-{source_key(files)}.pt",
                          lambda: {"fingerprint": _verify(splits, classes)})["fingerprint"]  # fmt: skip
     train, val = divide(splits["train"], val_share, train_size)
 

@@ -219,10 +219,11 @@ def fingerprint(splits: Mapping[str, Split], classes: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def source_key(root: Path, files: list[Path], *settings: object) -> str:
-    """Hash of the place, names, sizes and times of files and of the settings they are read with: a cache's key."""
-    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((str(root), stats, settings)).encode()).hexdigest()[:16]
+def source_key(files: list[Path], *settings: object) -> str:
+    """Hash of the paths, sizes and times of files and of the settings they are read with: a cache's key."""
+    stats = [(file, os.stat(file)) for file in map(str, files)]
+    content = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats], settings
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def tiny_imagenet(
         check_classes(folder, listing)
     else:
         listing = list_splits(folder, test=("val",))
-    return in_memory(decoded(folder, 64, Path(cache), listing), "tiny_imagenet", batch_size, val_share, None, pad, flip)
+    return in_memory(decoded(64, Path(cache), listing), "tiny_imagenet", batch_size, val_share, None, pad, flip)
 
 
 def _train(folder: Path) -> Listing:
