@@ -7,6 +7,7 @@ command goes on where an interrupted search stopped. The winner becomes a file i
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,10 @@ def draw(space: dict[str, dict[str, Any]], budget: int, seed: int) -> pd.DataFra
     for column, (key, spec) in enumerate(space.items()):
         value = spec["low"] * (spec["high"] / spec["low"]) ** unit[:, column]
         value = value / table[spec["times"]] if "times" in spec else value
-        value = 1 - value if spec.get("one_minus") else value
-        table[key] = [float(f"{number:.4g}") for number in value]
+        digits = 4
+        if spec.get("one_minus"):  # the nearer to 1, the more digits it takes to tell values apart
+            value, digits = 1 - value, max(4, 1 + math.ceil(-math.log10(spec["low"])))
+        table[key] = [float(f"{number:.{digits}g}") for number in value]
     return table
 
 
@@ -73,15 +76,17 @@ def main() -> None:
 
     chosen = dict(word.split("=", 1) for word in options.set)
     model = chosen.get("model", "resnet8")
-    # a space of the model's own goes before the optimizer's
+    loss = chosen.get("loss", "cross_entropy")
+    suffix = "" if loss == "cross_entropy" else f"-{loss}"
+    # a space of the model's and the loss's own goes before the model's, and that before the optimizer's
     spaces = ROOT / "experiments" / "search"
-    names = (f"{model}-{options.optimizer}", options.optimizer)
+    names = (f"{model}-{options.optimizer}{suffix}", f"{model}-{options.optimizer}", options.optimizer)
     space_file = next((spaces / f"{n}.yaml" for n in names if (spaces / f"{n}.yaml").exists()), None)
     if space_file is None:
         parser.error(f"no search space for {options.optimizer!r}: there are "
                      f"{', '.join(sorted(f.stem for f in spaces.glob('*.yaml')))}")  # fmt: skip
     space: Any = OmegaConf.to_container(OmegaConf.load(space_file))
-    name = f"{chosen.get('dataset', 'cluttered_digits')}-{model}-{options.optimizer}"
+    name = f"{chosen.get('dataset', 'cluttered_digits')}-{model}-{options.optimizer}{suffix}"
 
     table = draw(space, options.budget, options.seed)
     file = ROOT / "results" / "search" / f"{name}.csv"
