@@ -22,5 +22,6 @@ def densenet121(num_classes: int, image_size: int) -> nn.Module:
     if image_size <= 64:
         stem = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(stem.weight)  # as timm starts the others
-        model.features.conv0, model.features.norm0, model.features.pool0 = stem, nn.Identity(), nn.Identity()
+        features = model.get_submodule("features")
+        features.conv0, features.norm0, features.pool0 = stem, nn.Identity(), nn.Identity()
     return model

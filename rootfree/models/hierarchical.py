@@ -98,7 +98,7 @@ def sides(image_size: int, patch: int) -> list[int]:
     return [math.ceil(image_size / patch / 2**stage) for stage in range(4)]
 
 
-def fit(side: int, largest: int) -> float:
+def fit(side: float, largest: int) -> float:
     """Halve a map's side until it is a window of at most `largest` tokens."""
     return side if side <= largest else fit(side / 2, largest)
 

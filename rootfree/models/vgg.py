@@ -26,7 +26,7 @@ def vgg16(num_classes: int, image_size: int) -> nn.Module:
         for width in widths:
             convolution = nn.Conv2d(channels, width, 3, padding=1)
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)
+            nn.init.zeros_(convolution.get_parameter("bias"))
             model.extend([convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
             channels = width
         model.append(nn.MaxPool2d(2))
