@@ -27,7 +27,7 @@ from rootfree.mirror import Mirror
 
 NUMERICS = 1  # raised whenever a change of code changes training results; part of every run id
 SCIENCE = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "seed")
-PLACES = ("root", "cache", "download")  # where data lies says nothing about what it is
+PLACES = ("root", "cache", "download", "url", "md5", "workers")  # where data comes from says nothing about what it is
 
 
 def science(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:

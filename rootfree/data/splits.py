@@ -179,17 +179,21 @@ class TensorBatches(Batches):
 
     def __init__(self, data: TensorSplits, split: Split, device: torch.device, *others: Any) -> None:
         super().__init__(split, device, *others)
-        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        layout = torch.channels_last  # turning each batch would cost more than all else that is done to it
+        self.images, self.labels = split.images.to(device, memory_format=layout), split.labels.to(device)
         self.data = data
-        self.mean, self.std = (statistic.to(device) for statistic in data.pixel_statistics)
+        self.mean, self.std = (  # of each pixel, since broadcasting to pixels is several times slower
+            statistic.to(device).expand(1, *split.images.shape[1:]).contiguous(memory_format=layout)
+            for statistic in data.pixel_statistics
+        )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.images, self.labels
         if self.generator is not None:
             images, labels = self._shuffled_and_augmented(self.generator)
         for step in self.steps:
-            pixels = images[step.start : step.stop].to(torch.float32, memory_format=torch.channels_last)
-            yield (pixels - self.mean) / self.std, labels[step.start : step.stop]
+            pixels = images[step.start : step.stop].to(torch.float32)
+            yield pixels.sub_(self.mean).div_(self.std), labels[step.start : step.stop]
 
     def _shuffled_and_augmented(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One epoch of training images, made at once: one copy per crop offset is far cheaper than one per image."""
