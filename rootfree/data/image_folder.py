@@ -97,9 +97,8 @@ def list_splits(
         ValueError: if there are no class folders, a class is missing or empty, or classes differ between the splits.
     """
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"dataset.root = {root} is not a folder: it must hold train/<class>/* and test/<class>/*"
-        )
+        raise FileNotFoundError(f"dataset.root = {root} is not a folder: give the one that holds train/<class>/* and "
+                                "test/<class>/* (or val/<class>/*)")  # fmt: skip
     listing = {"train": _list(root, train, only), "test": _list(root, test, only)}
     check_classes(root, listing)
     return listing
