@@ -1,6 +1,7 @@
 """What an optimizer does to the weights, and what its state says: computed from the last steps of an epoch."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,22 +21,25 @@ class Probe:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
+        self._params: list[Tensor] = []  # those that have a gradient
         self._ball: list[Tensor] = []
-        self._params: list[Tensor] = []
         self._before: list[Tensor] = []
+        self._grad_norm = torch.zeros(())
 
     @torch.no_grad()
     def watch(self, left: int) -> None:
         """Look at the gradients before a step; `left` is the number of steps to the epoch's end, 1 at the last."""
         if left > WINDOW:
             return
-        if left == WINDOW or not self._ball:
-            self._params = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not self._ball:
+            self._params = [param for param in self._all() if param.grad is not None]
             self._ball = [torch.zeros_like(param) for param in self._params]
+        gradients = [param.grad for param in self._params if param.grad is not None]
         torch._foreach_mul_(self._ball, MOMENTUM)
-        torch._foreach_add_(self._ball, [param.grad for param in self._params if param.grad is not None])
+        torch._foreach_add_(self._ball, gradients)
         if left == 1:
             self._before = [param.clone() for param in self._params]
+            self._grad_norm = _norm(gradients)
 
     @torch.no_grad()
     def read(self) -> dict[str, float]:
@@ -49,17 +53,37 @@ class Probe:
             effective learning rate, lr over the denominator.
         """
         update = torch._foreach_sub(self._params, self._before)
-        gradient = [param.grad for param in self._params if param.grad is not None]
-        found = {"grad_norm": _norm(gradient), "update_norm": _norm(update)}
+        found = {"grad_norm": self._grad_norm, "update_norm": _norm(update)}
         product = torch.stack([(u * b).sum() for u, b in zip(update, self._ball, strict=True)]).sum()
         found["cosine_sgd"] = -product / (_norm(update) * _norm(self._ball))
         found |= _describe(self.optimizer)
-        self._ball, self._params, self._before = [], [], []
+        self._params, self._ball, self._before = [], [], []
         return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
+
+    def saved(self) -> dict[str, Any]:
+        """Return what was seen of the epoch so far, for `load`."""
+        places = {param: i for i, param in enumerate(self._all())}
+        return {
+            "params": [places[param] for param in self._params],
+            "ball": self._ball,
+            "before": self._before,
+            "grad_norm": self._grad_norm,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to what `saved` returned."""
+        params = list(self._all())
+        self._params = [params[i] for i in saved["params"]]
+        device = params[0].device
+        self._ball, self._before = ([tensor.to(device) for tensor in saved[key]] for key in ("ball", "before"))
+        self._grad_norm = saved["grad_norm"].to(device)
+
+    def _all(self) -> Iterator[Tensor]:
+        return (param for group in self.optimizer.param_groups for param in group["params"])
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
 
 
 def _describe(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,23 +9,31 @@ import inspect
 import json
 import math
 import os
+import pickle
 import platform
 import pydoc
 import subprocess
+import time
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 import torch
-from filelock import FileLock, Timeout
+from annotated_types import Gt
 from omegaconf import OmegaConf
 
+from rootfree import stop
+from rootfree.claim import Claim
 from rootfree.mirror import Mirror
+from rootfree.stop import Interrupted
 
 NUMERICS = 1  # raised whenever a change of code changes training results; part of every run id
+ENDED = ("finished", "diverged")
+STATUSES = (*ENDED, "running", "interrupted", "failed", "to do")
 SCIENCE = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "seed")
 PLACES = ("root", "cache", "download", "url", "md5", "workers")  # where data comes from says nothing about what it is
 
@@ -81,9 +89,13 @@ class Record:
         fingerprint: of the data set.
         mirror: makes the W&B mirror of (folder, config).
         leads: whether this process writes; of several that train one run, one does, and the others only read.
+        quiet: whether someone else shows how it is doing: in a sweep, one line is for all runs.
+        claim_timeout: seconds without a sign of life after which another process may take a run over.
+        checkpoint_minutes: greatest time between checkpoints; there is one at each epoch's end as well.
+        max_attempts: how often a run that fails is tried.
+        keep_checkpoint: keep the last checkpoint of a run that ended.
 
     Raises:
-        ValueError: if the folder holds another config than its id says.
         OSError: if the folder cannot be written.
     """
 
@@ -94,37 +106,65 @@ class Record:
         fingerprint: str,
         mirror: Callable[..., Mirror],
         leads: bool = True,
+        quiet: bool = False,
+        claim_timeout: Annotated[float, Gt(0)] = 600,
+        checkpoint_minutes: Annotated[float, Gt(0)] = 10,
+        max_attempts: Annotated[int, Gt(0)] = 3,
+        keep_checkpoint: bool = False,
     ) -> None:
-        self.leads = leads
+        self.leads, self.checkpoint_minutes, self.max_attempts = leads, checkpoint_minutes, max_attempts
+        self.quiet, self.keep_checkpoint = quiet, keep_checkpoint
         self.science = science(config, fingerprint)
         self.run_id = identity(self.science)
         self.config = {"run_id": self.run_id, "fingerprint": fingerprint, **config}
         self.folder = outputs / self.run_id
         self.title = f"{self.run_id} {config['names']['model']} {config['names']['arm']} seed {config['seed']}"
         self._make_mirror = mirror
-        self._lock = FileLock(self.folder / "lock")
+        self._claim = Claim(self.folder / "lock", outputs / "claims.lock", claim_timeout)
+        self._checkpoint: dict[str, Any] | None = None
+        self._earlier_code: list[dict[str, Any]] = []
+        self._saved_at = time.monotonic()
 
-    @property
-    def finished(self) -> bool:
-        """Whether this run ended before."""
-        return (self.folder / "summary.json").exists()
+    def settled(self) -> str | None:
+        """Return why there is nothing to do here, or None: the run ended, or failed as often as is allowed."""
+        status = status_of(self.folder)
+        if status in ENDED:
+            return f"{status} before"
+        failure = failure_of(self.folder)
+        if failure["attempts"] < self.max_attempts:
+            return None
+        return f"failed {failure['attempts']} times ({failure['message']}); remove {self.folder} to try again"
 
     def open(self) -> bool:
-        """Claim the folder, check what is in it, write config.yaml, start the mirror.
+        """Claim the folder, check what is in it, write config.yaml, read the checkpoint, start the mirror.
 
         Returns:
-            Whether there is something to do here: not if another process is at it, or just finished it.
+            Whether there is something to do here: not if another process is at it, or just ended it.
+
+        Raises:
+            ValueError: if the folder holds another config than its id says, or its checkpoint is damaged.
         """
-        if not self.leads:
-            return True
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._claim.take():
+                return False
+            if status_of(self.folder) in ENDED:  # by the process that had the claim until now
+                self._claim.release()
+                return False
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        if self.finished:  # by the process that had the lock until now
-            self.release()
-            return False
+            self._check_config()
+            self._checkpoint = self._read_checkpoint()
+            if self.leads:
+                self._metrics = (self.folder / "metrics.jsonl").open("ab")
+                self._metrics.truncate(self._checkpoint["metrics_bytes"] if self._checkpoint else 0)
+                self._mirror = self._make_mirror(self.folder, self.config)
+        except BaseException:
+            if self.leads:
+                self._claim.release()
+            raise
+        return True
+
+    def _check_config(self) -> None:
         file = self.folder / "config.yaml"
         if file.exists():
             try:
@@ -138,31 +178,55 @@ class Record:
                     f"{file} was changed under a half-finished run: {key} is {other!r} there and {mine!r} here. "
                     f"Restore it, or remove {self.folder} to start again"
                 )
-        else:
+        elif self.leads:
             _write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
-        self._metrics = (self.folder / "metrics.jsonl").open("ab")
-        self._mirror = self._make_mirror(self.folder, self.config)
-        return True
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        file, metrics = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
+        if not file.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{file} is damaged ({reason}): remove {self.folder} to start again") from error
+        if metrics.stat().st_size < state["metrics_bytes"]:
+            raise ValueError(f"{metrics} lost lines that its checkpoint had: remove {self.folder} to start again")
+        self._earlier_code = state["earlier_code"]
+        changed = [key for key in ("commit", "dirty", "versions") if state["code"][key] != code()[key]]
+        if changed:
+            warnings.warn(f"{self.title} goes on with another {', '.join(changed)} than it began with; its summary "
+                          "says so", stacklevel=3)  # fmt: skip
+            self._earlier_code = [*self._earlier_code, {"until_step": state["step"], **state["code"]}]
+        return state
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return what `save_checkpoint` kept last, or None; metrics written after it are cut off."""
-        file = self.folder / "checkpoint.pt"
-        state = torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
-        if self.leads:
-            self._metrics.truncate(state["metrics_bytes"] if state else 0)
+        """Return what `save_checkpoint` kept last before the folder was opened, or None."""
+        state, self._checkpoint = self._checkpoint, None  # it is read once, and large
         return state
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Keep a state from which the run goes on bit for bit; the old one stays until the new one is whole."""
         if not self.leads:
             return
+        os.fsync(self._metrics.fileno())
         self._metrics.seek(0, os.SEEK_END)
-        part = self.folder / "checkpoint.part"
-        with part.open("wb") as file:
-            torch.save({**state, "metrics_bytes": self._metrics.tell()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / "checkpoint.pt")
+        whole = {**state, "metrics_bytes": self._metrics.tell(), "code": code(), "earlier_code": self._earlier_code}
+        _write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(whole, file))
+        self._saved_at = time.monotonic()
+
+    def heed(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Do what may be due after a step: stop if that was asked for, or keep the state.
+
+        Raises:
+            Interrupted: if the run was asked to stop, or another process took it over.
+        """
+        if self.leads and self._claim.lost:
+            self.leads = False  # from here on the folder is another's
+            raise Interrupted("another process took this run over, since this one gave no sign of life")
+        stop.heed()
+        if time.monotonic() - self._saved_at > 60 * self.checkpoint_minutes:
+            self.save_checkpoint(state())
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers that are not finite become null."""
@@ -188,6 +252,7 @@ class Record:
             "batch_size": self.config["dataset"]["batch_size"],
             **summary,
             **code(),
+            "earlier_code": self._earlier_code,
             "device": device,
             "finished_at": _now(),
             "command": self.config["command"],
@@ -195,26 +260,60 @@ class Record:
             "numerics": NUMERICS,
         }
         _write_atomically(self.folder / "summary.json", _json_line(whole, indent=1))
-        for file in ("checkpoint.pt", "failure.json"):
+        for file in ("failure.json", *(() if self.keep_checkpoint else ("checkpoint.pt",))):
             (self.folder / file).unlink(missing_ok=True)
         self._mirror.summarise(whole)
-        test = "" if whole["test_acc"] is None else f", test {whole['test_acc']:.2%}"
-        print(f"{self.title} {whole['status']}: val {whole['val_acc']:.2%}{test}, {whole['seconds']:.0f} s", flush=True)
+        if not self.quiet:
+            print(f"{self.title} {headline(self.folder)}", flush=True)
 
     def fail(self, error: BaseException) -> None:
         """Write failure.json: the run failed or was interrupted, has not ended, and may be tried again."""
-        if self.leads:
-            status = "failed" if isinstance(error, Exception) else "interrupted"
-            content = {"status": status, "message": f"{type(error).__name__}: {error}", "at": _now(), **code()}
-            _write_atomically(self.folder / "failure.json", _json_line(content, indent=1))
+        if not self.leads:
+            return
+        failed = isinstance(error, Exception)
+        content = {
+            "status": "failed" if failed else "interrupted",
+            "message": f"{type(error).__name__}: {error}",
+            "attempts": failure_of(self.folder)["attempts"] + failed,
+            "at": _now(),
+            **code(),
+        }
+        _write_atomically(self.folder / "failure.json", _json_line(content, indent=1))
 
     def release(self) -> None:
         """Let the opened folder go, for another process or a later try, however the run ended."""
-        if not self.leads:
-            return
-        self._metrics.close()
-        self._mirror.close()
-        self._lock.release()
+        if self.leads:
+            self._metrics.close()
+            self._mirror.close()
+            self._claim.release()
+
+
+def status_of(folder: Path) -> str:
+    """Return how the run of a folder stands: one of `STATUSES`."""
+    if (summary := _read(folder / "summary.json")) is not None:
+        return str(summary["status"])
+    if (folder / "lock").exists():
+        return "running"
+    return str(failure_of(folder)["status"])
+
+
+def headline(folder: Path) -> str:
+    """Return how a run ended, in a few words."""
+    summary = _read(folder / "summary.json") or {}
+    test = "" if summary["test_acc"] is None else f", test {summary['test_acc']:.2%}"
+    return f"{summary['status']}: val {summary['val_acc']:.2%}{test}, {summary['seconds']:.0f} s"
+
+
+def failure_of(folder: Path) -> dict[str, Any]:
+    """Return how the run of a folder failed or was interrupted last: status, message, attempts."""
+    return _read(folder / "failure.json") or {"status": "to do", "message": "", "attempts": 0}
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def purpose(config: dict[str, Any]) -> str:
@@ -262,13 +361,19 @@ def _json_line(content: dict[str, Any], indent: int | None = None) -> bytes:
     return (json.dumps(plain(content), indent=indent) + "\n").encode()
 
 
-def _write_atomically(file: Path, content: bytes) -> None:
+def _write_atomically(file: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file so that, whatever happens, either the old or the new one is there, whole."""
     part = file.with_suffix(".part")
     with part.open("wb") as stream:
-        stream.write(content)
+        stream.write(content) if isinstance(content, bytes) else content(stream)
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too
+    finally:
+        os.close(folder)
 
 
 def _first_difference(mine: Any, other: Any, key: str = "") -> tuple[str, Any, Any]:

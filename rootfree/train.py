@@ -5,9 +5,10 @@ import json
 import os
 import re
 import shlex
-import signal
 import sys
+import traceback
 import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,13 +17,15 @@ import torch
 from annotated_types import Ge, Gt
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from rootfree import distributed
-from rootfree.record import Record
+from rootfree import distributed, stop
+from rootfree.progress import SweepProgress
+from rootfree.record import ENDED, STATUSES, failure_of, status_of
 from rootfree.trainer import describe_device, pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,11 +46,21 @@ FILLED = {  # arguments that this file supplies
     "schedule": {"progress"},
     "trainer": {"model", "loss", "optimizer", "schedule", "data", "record", "seed", "device"},
     "wandb": {"folder", "config"},
+    "record": {"outputs", "config", "fingerprint", "mirror", "leads", "quiet"},
 }
-BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "wandb")  # each one callable's arguments
+BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "record", "wandb")  # arguments of a callable
 
 
-planned: list[tuple[bool, float | None]] = []  # (done, seconds it costs) of the runs that were only looked at
+@dataclass
+class Plan:
+    """The runs of a command, as they are listed before the first of them starts."""
+
+    folders: list[Path] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
+    costs: list[float | None] = field(default_factory=list)
+
+
+plan = Plan()
 
 
 class SettingsError(Exception):
@@ -73,36 +86,42 @@ def run(config: DictConfig) -> None:
                 f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes"
             )
         divided = count if count > 1 and distributed.depends_on_processes(new_model()) else None
-        record = Record(
-            Path(config.outputs).expanduser(),
-            complete(config, data.name) | {"processes": divided},
-            data.fingerprint,
-            build(config.wandb),
+        record = build(config.record)(
+            outputs=Path(config.outputs).expanduser(),
+            config=complete(config, data.name) | {"processes": divided},
+            fingerprint=data.fingerprint,
+            mirror=build(config.wandb),
             leads=distributed.rank() == 0,
+            quiet=HydraConfig.get().mode == RunMode.MULTIRUN,
         )
-        if config.plan or distributed.agree(record.finished):
-            print(f"{'done ' if record.finished else 'to do'} {record.title}", flush=True)
-            planned.append((record.finished, config.cost))
+        if config.plan:
+            plan.folders.append(record.folder)
+            plan.titles.append(record.title)
+            plan.costs.append(config.cost)
+            return
+        if reason := distributed.agree(record.settled()):
+            print(f"{record.title}: {reason}", flush=True)
             return
         torch.set_num_threads(config.threads)
         model = new_model().to(device, memory_format=torch.channels_last)
         if not distributed.agree(record.open()):
-            print(f"busy  {record.title}: another process is at it", flush=True)
+            print(f"{record.title}: another process is at it", flush=True)
             return
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
     try:
         torch.manual_seed(config.seed + distributed.rank())
-        summary = build(config.trainer)(
-            model=model,
-            loss=build(config.loss),
-            optimizer=build(config.optimizer),
-            schedule=build(config.schedule),
-            data=data,
-            record=record,
-            seed=config.seed,
-            device=device,
-        )
+        with stop.watching():
+            summary = build(config.trainer)(
+                model=model,
+                loss=build(config.loss),
+                optimizer=build(config.optimizer),
+                schedule=build(config.schedule),
+                data=data,
+                record=record,
+                seed=config.seed,
+                device=device,
+            )
         record.close(summary, describe_device(device))
     except BaseException as error:
         record.fail(error)
@@ -201,40 +220,88 @@ def _choices(group: str) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def job(config: DictConfig) -> None:
-    """What Hydra calls for each run, in this process or a worker's."""
-    run(config)
+    """What Hydra calls for each run, in this process or a worker's; in a sweep, a run that fails stops no other."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.plan:
+        run(config)
+    elif not stop.asked():
+        try:
+            run(config)
+        except stop.Interrupted:
+            pass  # its record knows
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, SettingsError):
+                traceback.print_exc()
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Run the command line; a wrong setting ends it with one or two lines and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the record learns of it
+    """Run the command line; a wrong setting ends it with a line or two and exit code 2."""
+    global plan
+    plan = Plan()
     if int(os.environ.get("RANK", "0")):
         sys.stdout = None  # one of the processes speaks
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing a part of the traceback
+    words = sys.argv[1:]
     try:
-        try:
-            job()
-        except ConfigCompositionException as error:
-            # Hydra knows neither the value nor what is allowed; as an added key the override meets our own check
-            if (unknown := re.match("Could not override '(.+?)'", str(error))) is None:
-                raise
-            sys.argv = [f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in sys.argv]
-            job()
+        if any(word in ("-m", "--multirun") or word.startswith(("+experiments/", "hydra.mode=")) for word in words):
+            sweep(words)
+        else:
+            call(words)
+            if plan.folders:
+                print_plan()
     except (SettingsError, HydraException, OmegaConfBaseException, OSError) as error:
         message = str(error).partition("Config search path")[0]
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last epoch that ended", file=sys.stderr)
-        sys.exit(130)
+    except (stop.Interrupted, KeyboardInterrupt) as error:
+        print("interrupted: the same command goes on from where it is saved", file=sys.stderr)
+        sys.exit(stop.REQUEUE if isinstance(error, stop.Interrupted) else 130)
     finally:
         distributed.leave()
-    if planned:
-        done = sum(finished for finished, _ in planned)
-        costs = [cost for finished, cost in planned if not finished]
-        left = sum(cost for cost in costs if cost) / 60
-        print(f"{len(planned)} runs: {done} done, {len(costs)} to do"
-              + (f", about {left:.0f} minutes of one CPU thread at the preset's own size" if left else ""))  # fmt: skip
+
+
+def sweep(words: list[str]) -> None:
+    """List all runs of a sweep, which checks their settings; train those that have not ended; say what is missing."""
+    own = ("hydra/launcher=", "hydra.launcher.")
+    call([*(word for word in words if not word.startswith(own)), "plan=true"])
+    if "plan=true" in words:
+        print_plan()
+        return
+    if any(status not in ENDED for status in map(status_of, plan.folders)):
+        with stop.watching(workers=True), SweepProgress(plan.titles, plan.folders):
+            call(words)
+    stand = [status_of(folder) for folder in plan.folders]
+    print(f"{len(stand)} runs: " + ", ".join(f"{stand.count(s)} {s}" for s in STATUSES if s in stand), flush=True)
+    for title, folder, status in zip(plan.titles, plan.folders, stand, strict=True):
+        if status == "failed":
+            print(f"{title} failed: {failure_of(folder)['message']}", file=sys.stderr)
+    stop.heed()
+    if not set(stand) <= set(ENDED):
+        print("the same command runs what is missing", file=sys.stderr)
+        sys.exit(1)
+
+
+def call(words: list[str]) -> None:
+    """Let Hydra compose and run the job, or jobs, of a command line."""
+    sys.argv[1:] = words
+    try:
+        job()
+    except ConfigCompositionException as error:
+        # Hydra knows neither the value nor what is allowed; as an added key the override meets our own check
+        if (unknown := re.match("Could not override '(.+?)'", str(error))) is None:
+            raise
+        sys.argv[1:] = [f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in words]
+        job()
+
+
+def print_plan() -> None:
+    """Say what would run, what is done, and how long the rest takes."""
+    done = [status_of(folder) in ENDED for folder in plan.folders]
+    for title, ended in zip(plan.titles, done, strict=True):
+        print(f"{'done ' if ended else 'to do'} {title}")
+    left = sum(cost or 0 for cost, ended in zip(plan.costs, done, strict=True) if not ended) / 60
+    print(f"{len(done)} runs: {sum(done)} done, {len(done) - sum(done)} to do"
+          + (f", about {left:.0f} minutes of one CPU thread at the preset's own size" if left else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,27 +3,31 @@
 import hashlib
 import math
 import platform
+import random
 import resource
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rootfree import distributed
+from rootfree import distributed, stop
 from rootfree.clock import Clock
 from rootfree.data.splits import Batches, Splits
 from rootfree.diagnostics import Probe
 from rootfree.precision import forward_in, set_arithmetic
 from rootfree.progress import EpochProgress
 from rootfree.record import Record
+from rootfree.stop import Interrupted
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -99,17 +103,19 @@ def fit(
     }
     compiled: Any = torch.compile(model) if compile else model
     forward = DistributedDataParallel(compiled) if share[1] > 1 else compiled
-    clock, probe = Clock(device), Probe(state.optimizer)
+    clock = Clock(device)
     if saved := record.load_checkpoint():
         state.load(saved)
 
-    with EpochProgress(record.title, epochs, len(train), state.epoch) as progress:
+    progress = EpochProgress(record.title, epochs, len(train), state.epoch, record.quiet)
+    with progress, saved_if_interrupted(record, state):
         for epoch in range(state.epoch, epochs):
             # train: no number is read from the device before the epoch's end
             model.train()
-            started = time.perf_counter()
-            loss_sum = torch.zeros((), device=device)
-            for index, (images, labels) in enumerate(clock.each(train, "data")):
+            state.begin_epoch()
+            started = time.perf_counter() - state.epoch_seconds
+            rest = clock.each(islice(train, state.index, None), "data")
+            for index, (images, labels) in enumerate(rest, start=state.index):
                 factor = schedule((epoch * len(train) + index) / (epochs * len(train)))
                 for group, learning_rate in zip(state.optimizer.param_groups, learning_rates, strict=True):
                     group["lr"] = learning_rate * factor
@@ -122,22 +128,22 @@ def fit(
                         with forward_in(precision, device):
                             part_loss = loss(forward(part), part_labels)
                         state.scaler.scale(part_loss * (len(part) * share[1] / whole)).backward()
-                    loss_sum = loss_sum + part_loss.detach() * len(part)
+                    state.loss_sum = state.loss_sum + part_loss.detach() * len(part)
                 state.scaler.unscale_(state.optimizer)
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-                probe.watch(len(train) - index)
+                state.probe.watch(len(train) - index)
                 with clock.part("optimizer"):
                     state.scaler.step(state.optimizer)  # optimizer.step(), unless the gradients overflowed in fp16
-                state.end_step()
+                state.end_step(index, time.perf_counter() - started)
+                record.heed(state.saved)  # stop, or keep a checkpoint, if that is due
                 progress.advance()
-            running_loss = distributed.total(loss_sum).item() / train.size
-            epoch_seconds = time.perf_counter() - started
-            state.epoch, state.seconds = epoch + 1, state.seconds + epoch_seconds
+            running_loss = distributed.total(state.loss_sum).item() / train.size
+            state.epoch_seconds = time.perf_counter() - started
 
             # watch: clean training images and val, in eval mode
             metrics: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * len(train)}
-            metrics |= {"lr": learning_rates[0] * factor, "loss": running_loss}
+            metrics |= {"lr": state.optimizer.param_groups[0]["lr"], "loss": running_loss}
             distributed.share_buffers(model)
             with forward_in(precision, device):
                 for name in ("train", "val"):
@@ -145,21 +151,33 @@ def fit(
                         state.judged(compiled), loss, watched[name]
                     )
             metrics["gap_acc"] = metrics["train_acc"] - metrics["val_acc"]
-            metrics["images_per_second"] = train.size / epoch_seconds
-            metrics["seconds"] = state.seconds
-            metrics |= {f"{name}_ms": 1e3 * spent / len(train) for name, spent in clock.read().items()} | probe.read()
-            state.metrics = metrics
+            metrics["images_per_second"] = train.size / state.epoch_seconds
+            metrics["seconds"] = state.seconds + state.epoch_seconds
+            metrics |= {f"{name}_ms": 1e3 * spent / len(train) for name, spent in clock.read().items()}
+            metrics |= state.probe.read()
+            state.end_epoch(metrics)
             record.log(metrics)
             progress.end_epoch(metrics)
-            if not all(math.isfinite(metrics[key]) for key in ("loss", "train_loss", "val_loss")):
-                return _summary("diverged", state, data)
+            losses = [metrics[key] for key in ("loss", "train_loss", "val_loss")]
+            if not all(map(math.isfinite, losses)) or not all(p.isfinite().all() for p in model.parameters()):
+                return _summary("diverged", state, train.size)
             record.save_checkpoint(state.saved())
 
-    if evaluate_test:
-        with forward_in(precision, device):
-            tested = evaluate(state.judged(compiled), loss, watched["test"])
-        state.metrics |= dict(zip(("test_acc", "test_loss"), tested, strict=True))
-    return _summary("finished", state, data)
+        if evaluate_test:
+            with forward_in(precision, device):
+                tested = evaluate(state.judged(compiled), loss, watched["test"])
+            state.metrics |= dict(zip(("test_acc", "test_loss"), tested, strict=True))
+    return _summary("finished", state, train.size)
+
+
+@contextmanager
+def saved_if_interrupted(record: Record, state: "State") -> Iterator[None]:
+    """Keep the state of a run that is asked to stop, wherever it is."""
+    try:
+        yield
+    except Interrupted:
+        record.save_checkpoint(state.saved())
+        raise
 
 
 @torch.no_grad()
@@ -169,6 +187,7 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, flo
     correct = torch.zeros((), dtype=torch.long, device=batches.device)
     loss_sum = torch.zeros((), device=batches.device)
     for images, labels in batches:
+        stop.heed()
         if len(labels):  # a process may have no part of the last batch
             logits = model(images)
             correct += (logits.argmax(1) == labels).sum()
@@ -177,7 +196,7 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, flo
 
 
 class State:
-    """All that a run needs to go on bit for bit after the epoch that ended last.
+    """All that a run needs to go on bit for bit from the step that it made last.
 
     Args:
         model: the model.
@@ -185,6 +204,14 @@ class State:
         scaler: of the loss, which does nothing unless the forward pass is in fp16.
         generator: of order and augmentation.
         ema_decay: of the moving average of the weights, if any.
+
+    Attributes:
+        epoch: epochs that ended.
+        index: steps of the next one that were made.
+        loss_sum: over the images of those steps.
+        seconds, epoch_seconds: time spent training in whole epochs, and in this one.
+        skipped: steps that overflowed.
+        metrics: of the epoch that ended last.
     """
 
     def __init__(
@@ -198,16 +225,30 @@ class State:
         self.model, self.optimizer, self.scaler, self.generator = model, optimizer, scaler, generator
         average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)
         self.average = average and AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.epoch, self.seconds, self.skipped = 0, 0.0, 0
+        self.probe = Probe(optimizer)
+        self.epoch = self.index = self.skipped = 0
+        self.seconds = self.epoch_seconds = 0.0
+        self.loss_sum = torch.zeros(())
         self.metrics: dict[str, Any] = {}
+        self._epoch_start = generator.get_state()
 
-    def end_step(self) -> None:
-        """Count a step that overflowed, and let the average follow the weights."""
+    def begin_epoch(self) -> None:
+        """Remember where the epoch's random numbers begin: half an epoch is made again from there."""
+        self._epoch_start = self.generator.get_state()
+
+    def end_step(self, index: int, epoch_seconds: float) -> None:
+        """Count a step, and one that overflowed, and let the average follow the weights."""
+        self.index, self.epoch_seconds = index + 1, epoch_seconds
         scale = self.scaler.get_scale()
         self.scaler.update()
         self.skipped += self.scaler.get_scale() < scale
         if self.average is not None:
             self.average.update_parameters(self.model)
+
+    def end_epoch(self, metrics: dict[str, Any]) -> None:
+        """Count an epoch."""
+        self.epoch, self.index, self.loss_sum, self.metrics = self.epoch + 1, 0, torch.zeros(()), metrics
+        self.seconds, self.epoch_seconds = self.seconds + self.epoch_seconds, 0.0
 
     def judged(self, model: nn.Module) -> nn.Module:
         """Return what is evaluated: the average, or the model (compiled or not) where there is none."""
@@ -215,17 +256,23 @@ class State:
 
     def saved(self) -> dict[str, Any]:
         """Return plain values and tensors for `load`."""
-        gpu = torch.cuda.is_initialized()
+        numpy_rng: Any = np.random.get_state()  # noqa: NPY002  # what timm and torchvision may draw from
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average and self.average.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "generator": self.generator.get_state(),
+            "probe": self.probe.saved(),
+            "generator": self._epoch_start if self.index else self.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if gpu else None,
-            **{name: getattr(self, name) for name in ("epoch", "seconds", "skipped", "metrics")},
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "numpy_rng": (numpy_rng[0], numpy_rng[1].tolist(), *numpy_rng[2:]),
+            "python_rng": random.getstate(),
+            "step": self.metrics.get("step", 0) + self.index,
+            **{name: getattr(self, name) for name in self.COUNTED},
         }
+
+    COUNTED = ("epoch", "index", "loss_sum", "seconds", "epoch_seconds", "skipped", "metrics")
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go back to what `saved` returned; processes beyond the first draw random numbers of their own from there."""
@@ -234,14 +281,18 @@ class State:
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.scaler.load_state_dict(saved["scaler"])
+        self.probe.load(saved["probe"])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved["cuda_rng"])
+        np.random.set_state(saved["numpy_rng"])  # noqa: NPY002
+        random.setstate(saved["python_rng"])
         if distributed.rank():
             torch.manual_seed(distributed.rank() + torch.initial_seed() + saved["epoch"])
-        for name in ("epoch", "seconds", "skipped", "metrics"):
+        for name in self.COUNTED:
             setattr(self, name, saved[name])
+        self.loss_sum = self.loss_sum.to(next(self.model.parameters()).device)
 
 
 def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
@@ -253,7 +304,7 @@ def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _summary(status: str, run: State, data: Splits) -> dict[str, Any]:
+def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
     """The run's result: final metrics, and the gap between clean training images and test (null without test)."""
     values = [value for state in run.optimizer.state.values() for value in state.values()]
     tensors = [item for value in values for item in (value if isinstance(value, list) else [value])]
@@ -265,7 +316,7 @@ def _summary(status: str, run: State, data: Splits) -> dict[str, Any]:
         "steps": final["step"],
         "skipped_steps": run.skipped,
         "seconds": final["seconds"],
-        "images_per_second": final["epoch"] * len(data.train) / final["seconds"],
+        "images_per_second": final["epoch"] * trained_on / final["seconds"],
         **{f"{name}_acc": final[f"{name}_acc"] for name in ("train", "val", "test")},
         **{f"{name}_loss": final[f"{name}_loss"] for name in ("train", "val", "test")},
         "gap_acc": final["train_acc"] - final["test_acc"] if tested else None,

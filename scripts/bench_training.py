@@ -57,7 +57,10 @@ class Row:
 class Silent:
     """A record that keeps the metrics and writes nothing."""
 
-    title = "bench"
+    title, quiet = "bench", True
+
+    def heed(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Never stop."""
 
     def __init__(self) -> None:
         self.metrics: list[dict[str, Any]] = []

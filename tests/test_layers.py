@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PARTS = {  # what each part may import of this package; a part not named here may import itself alone
-    "rootfree.train": {"rootfree.distributed", "rootfree.record", "rootfree.trainer"},
+    "rootfree.train": {
+        "rootfree.distributed",
+        "rootfree.progress",
+        "rootfree.record",
+        "rootfree.stop",
+        "rootfree.trainer",
+    },
     "rootfree.trainer": {
         "rootfree.clock",
         "rootfree.data",
@@ -18,8 +24,10 @@ PARTS = {  # what each part may import of this package; a part not named here ma
         "rootfree.precision",
         "rootfree.progress",
         "rootfree.record",
+        "rootfree.stop",
     },
-    "rootfree.record": {"rootfree.mirror"},
+    "rootfree.progress": {"rootfree.record"},
+    "rootfree.record": {"rootfree.claim", "rootfree.mirror", "rootfree.stop"},
 }
 
 

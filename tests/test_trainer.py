@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny
-from filelock import FileLock
 from torch import nn
 
 from rootfree import train
+from rootfree.claim import Claim
 from rootfree.precision import set_arithmetic
 from rootfree.trainer import evaluate, groups_without_decay
 
@@ -44,7 +44,7 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(
 ) -> None:
     (summary,) = entry(f"outputs={tmp_path}/outputs")
     folder = tmp_path / "outputs" / summary["run_id"]
-    assert {file.name for file in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "summary.json", "lock"}
+    assert {file.name for file in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "summary.json"}
     needed = """run_id status epochs seconds images_per_second train_acc val_acc test_acc train_loss test_loss gap_acc
         gap_loss commit dirty versions device preset scale purpose dataset model optimizer arm seed study"""
     assert set(needed.split()) <= set(summary)
@@ -55,7 +55,7 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(
     capsys.readouterr()
     before = (folder / "summary.json").stat().st_mtime_ns
     entry()
-    assert capsys.readouterr().out.splitlines()[0] == f"done  {summary['run_id']} resnet8 sgd seed 0"
+    assert capsys.readouterr().out.splitlines()[0] == f"{summary['run_id']} resnet8 sgd seed 0: finished before"
     assert (folder / "summary.json").stat().st_mtime_ns == before
 
 
@@ -271,10 +271,13 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
     folder = tmp_path / "outputs" / summary["run_id"]
     (folder / "summary.json").unlink()
     capsys.readouterr()
-    with FileLock(folder / "lock"):
-        entry()
-    assert capsys.readouterr().out.startswith(f"busy  {summary['run_id']}")
+    claim = Claim(folder / "lock", tmp_path / "outputs" / "claims.lock", timeout=60)
+    assert claim.take()
+    entry()
+    assert "another process is at it" in capsys.readouterr().out
     assert not (folder / "summary.json").exists()
+    claim.release()
+    assert len(entry()) == 1
 
 
 @pytest.mark.parametrize(
@@ -353,8 +356,9 @@ def test_after_a_run_that_fails_the_next_has_its_own_mirror(
         return evaluate(*arguments)
 
     monkeypatch.setattr("rootfree.trainer.evaluate", fails_once)
-    with pytest.raises(RuntimeError, match="out of luck"):
+    with pytest.raises(SystemExit) as end:
         entry("hydra.mode=MULTIRUN", "seed=range(2)", "wandb.mode=offline")
+    assert end.value.code == 1
     folders = sorted(file.parent.name for file in tmp_path.glob("outputs/*/config.yaml"))
     mirrors = sorted(file.stem.removeprefix("run-") for file in tmp_path.glob("outputs/*/wandb/offline-run-*/*.wandb"))
     assert len(folders) == 2
@@ -375,18 +379,28 @@ def test_a_users_own_optimizer_needs_one_yaml(entry: Entry, tmp_path: Path) -> N
     assert summary["config"]["optimizer"]["betas"] == [0.9, 0.98]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("seed 1 fails"), SystemExit("seed 1 fails")])
 def test_a_sweep_goes_on_past_a_run_that_fails(
-    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    entry: Entry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     real = train.run
 
     def run(config: Any) -> None:
-        if config.seed == 1:
-            raise train.SettingsError("seed 1 fails")
+        if config.seed == 1 and not config.plan:
+            raise error
         real(config)
 
     monkeypatch.setattr(train, "run", run)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         entry("hydra.mode=MULTIRUN", "seed=range(3)")
-    assert "seed 1 fails" in capsys.readouterr().err
-    assert len(list(tmp_path.glob("outputs/*/summary.json"))) == 2
+    assert end.value.code == 1
+    said = capsys.readouterr()
+    assert "seed 1 fails" in said.err
+    assert "3 runs: 2 finished, 1 to do" in said.out
+    monkeypatch.setattr(train, "run", real)
+    assert len(entry("hydra.mode=MULTIRUN", "seed=range(3)")) == 3
+    assert "3 runs, 2 of them ended before" in capsys.readouterr().out
