@@ -1,6 +1,6 @@
 """Models have the literature's size, train in all their parts, and start from the seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -23,6 +23,15 @@ SMALLEST = [
     (partial(swin_tiny, drop_path=0.0), 112), (partial(gcvit_xxtiny, drop_path=0.0), 64),
     (partial(gcvit_xxtiny, drop_path=0.0), 112),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine two threads wait for each other: many times slower at this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
