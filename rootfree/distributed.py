@@ -1,6 +1,8 @@
 """Several processes that train one run together, as `torchrun` starts them; one process needs none of this."""
 
+import multiprocessing
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,9 +21,11 @@ def join(device: str) -> None:
     Args:
         device: the setting: "auto", "cpu", "cuda".
     """
+    gpu = device != "cpu" and torch.cuda.is_available()
+    if gpu and (worker := re.fullmatch(r"LokyProcess-(\d+)", multiprocessing.current_process().name)):
+        torch.cuda.set_device((int(worker[1]) - 1) % torch.cuda.device_count())  # joblib's workers take one in turn
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return
-    gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)

@@ -1,8 +1,12 @@
 """W&B as a mirror of a run's folder: same keys, same run id; no failure of it ever stops a run."""
 
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
 
 
 class Mirror:
@@ -13,18 +17,26 @@ class Mirror:
         config: the run's whole config, with its `run_id` and `preset`.
         mode: "offline" needs neither account nor network, "online" has both, "disabled" mirrors nothing.
         project: W&B's project.
+        timeout: seconds to wait for W&B to start, and to end.
     """
 
     def __init__(
-        self, folder: Path, config: dict[str, Any], mode: Literal["offline", "online", "disabled"], project: str
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        mode: Literal["offline", "online", "disabled"],
+        project: str,
+        timeout: Annotated[float, Gt(0)] = 60,
     ) -> None:
         self._run: Any = None
+        self.timeout = timeout
         if mode == "disabled":
             return
         try:
             import wandb
 
-            self._run = wandb.init(
+            self._run = self._in_time(
+                wandb.init,
                 mode=mode,
                 project=project,
                 dir=folder.resolve(),  # W&B's service resolves a relative one from where it was started
@@ -33,7 +45,9 @@ class Mirror:
                 group=config["preset"],
                 config=config,
                 resume="allow",
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+                settings=wandb.Settings(
+                    silent=True, console="off", x_disable_stats=True, x_disable_meta=True, init_timeout=timeout
+                ),
             )
         except Exception as error:
             self._give_up(error)
@@ -58,9 +72,29 @@ class Mirror:
         """End the W&B run, so that the next one in this process is another."""
         if self._run is not None:
             try:
-                self._run.finish()
+                self._in_time(self._run.finish)
             except Exception as error:
                 self._give_up(error)
+
+    def _in_time(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        """Call W&B in a thread that is left behind if it hangs."""
+        done: list[Any] = []
+
+        def call() -> None:
+            try:
+                done.append((function(**arguments), None))
+            except Exception as error:
+                done.append((None, error))
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        thread.join(self.timeout)
+        if not done:
+            raise TimeoutError(f"no answer in {self.timeout:g} s")
+        result, error = done[0]
+        if error is not None:
+            raise error
+        return result
 
     def _give_up(self, error: Exception) -> None:
         """W&B raises errors of many kinds, none of which is worth a run: say so once, and go on without it."""

@@ -273,7 +273,7 @@ class Record:
         failed = isinstance(error, Exception)
         content = {
             "status": "failed" if failed else "interrupted",
-            "message": f"{type(error).__name__}: {error}",
+            "message": ("out of memory: " if _no_memory(error) else "") + f"{type(error).__name__}: {error}",
             "attempts": failure_of(self.folder)["attempts"] + failed,
             "at": _now(),
             **code(),
@@ -342,6 +342,11 @@ def code() -> dict[str, Any]:
         "dirty": None if status is None else bool(status),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def _no_memory(error: BaseException) -> bool:
+    # on a CPU torch raises a plain RuntimeError
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _now() -> str:

@@ -29,6 +29,7 @@ from rootfree.record import ENDED, STATUSES, failure_of, status_of
 from rootfree.trainer import describe_device, pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
+PRESETS = [file for file in ROOT.glob("experiments/*/*.yaml") if file.parent.name != "search"]
 SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keyword argument
     "seed": Annotated[int, Ge(0)],
     "outputs": str,
@@ -161,9 +162,7 @@ def check(config: DictConfig) -> None:
     """
     for key in map(str, config):
         if key not in SETTINGS and key not in BLOCKS:
-            presets = ", ".join(
-                sorted(f"+experiments/{p.parent.name}={p.stem}" for p in ROOT.glob("experiments/*/*.yaml"))
-            )
+            presets = ", ".join(sorted(f"+experiments/{p.parent.name}={p.stem}" for p in PRESETS))
             raise SettingsError(f"{key} is no setting: there are {', '.join([*SETTINGS, *BLOCKS])}; presets: {presets}")
     for key, kind in SETTINGS.items():
         check_value(key, config[key], kind)
@@ -174,8 +173,11 @@ def check(config: DictConfig) -> None:
     try:  # torch's and ours check ranges in the constructor
         build(config.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
         build(config.loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
+        build(config.schedule)(0.0)
     except (ValueError, RuntimeError) as error:
-        raise SettingsError(f"{error} (optimizer: {given}, loss: {config.loss})") from error
+        raise SettingsError(
+            f"{error} (optimizer: {given}, loss: {config.loss}, schedule: {config.schedule})"
+        ) from error
 
 
 def check_block(key: str, block: DictConfig) -> None:
@@ -269,7 +271,10 @@ def sweep(words: list[str]) -> None:
         return
     if any(status not in ENDED for status in map(status_of, plan.folders)):
         with stop.watching(workers=True), SweepProgress(plan.titles, plan.folders):
-            call(words)
+            try:
+                call(words)
+            except Exception as error:  # a launcher may give up when one of its workers is killed
+                print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
     stand = [status_of(folder) for folder in plan.folders]
     print(f"{len(stand)} runs: " + ", ".join(f"{stand.count(s)} {s}" for s in STATUSES if s in stand), flush=True)
     for title, folder, status in zip(plan.titles, plan.folders, stand, strict=True):
@@ -301,7 +306,8 @@ def print_plan() -> None:
         print(f"{'done ' if ended else 'to do'} {title}")
     left = sum(cost or 0 for cost, ended in zip(plan.costs, done, strict=True) if not ended) / 60
     print(f"{len(done)} runs: {sum(done)} done, {len(done) - sum(done)} to do"
-          + (f", about {left:.0f} minutes of one CPU thread at the preset's own size" if left else ""))  # fmt: skip
+          + (f", about {left:.0f} minutes one by one, at the size and on the hardware that the preset names"
+             if left else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         try:
             if condition():
                 return
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # not there yet
             pass
         time.sleep(0.01)
     raise TimeoutError
