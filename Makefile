@@ -24,12 +24,13 @@ SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
-.PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit sweep search publish report bench clean
+.PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit sweep status search publish restore report bench
+.PHONY: wandb-sync clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
 	@echo
-	@echo "  SCALE=smoke|laptop  size of a study (default laptop)"
+	@echo "  SCALE=smoke|laptop|gpu|paper  size of a study (default laptop); all presets: ls experiments/*"
 	@echo "  JOBS=n              runs at a time, each on one thread (default 1; one per core is fastest)"
 	@echo "  ARGS='key=value'    settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
 	@echo "  DRYRUN=1            only say what would run, what is done, and how long it takes"
@@ -68,17 +69,27 @@ sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,
 	$(call RUN,-m)
 	$(REPORT)
 
+status: setup ## how the runs of a folder stand, while they are trained or after (ARGS=outputs=<folder>)
+	$(PY) scripts/status.py $(OUTPUTS)
+
 search: setup ## tune: make search ARGS="rf_rmsprop --budget 16 --jobs 2 --set model=resnet18"
 	$(PY) scripts/search.py $(WORDS)
 
 publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
 	$(PY) scripts/collect.py $(OUTPUTS) --into results --merge
 
+restore: setup ## rebuild run folders from results/, so that published runs are not trained again
+	$(PY) scripts/restore.py results $(OUTPUTS)
+
+wandb-sync: setup ## upload what W&B recorded offline
+	.venv/bin/wandb sync $(OUTPUTS)/*/wandb/offline-run-*
+
 report: setup ## write results/report.*, figures and the README's results from the published tables
 	$(PY) scripts/report.py results --readme README.md
 
-bench: setup ## time the optimizers against their peers, into results/bench.csv
+bench: setup ## time optimizers and training loop against their peers, into results/bench*.csv
 	$(PY) scripts/bench.py $(WORDS)
+	$(PY) scripts/bench_training.py
 
 clean: ## remove caches and smoke runs; never results/ or other outputs
 	rm -rf outputs/smoke .pytest_cache .mypy_cache .ruff_cache build dist

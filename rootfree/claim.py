@@ -35,22 +35,14 @@ class Claim:
     def take(self) -> bool:
         """Claim the run, unless someone who lives has it; return whether it is ours."""
         with self._guard:
-            holder = self.holder()
-            if holder is not None and self._lives(holder):
+            if lives(self.file):
                 return False
             pid = os.getpid()
             self._holder = {"token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": pid}
-            self._holder |= {"process_started": _process_started(pid), "since": _now()}
+            self._holder |= {"process_started": _process_started(pid), "since": _now(), "timeout": self.timeout}
             self._write()
         threading.Thread(target=self._renew, daemon=True).start()
         return True
-
-    def holder(self) -> dict[str, Any] | None:
-        """Return who has the claim: host, pid, since when, heartbeat; None if nobody has, or it cannot be read."""
-        try:
-            return json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            return None
 
     @property
     def lost(self) -> bool:
@@ -74,20 +66,36 @@ class Claim:
                     self._write()
 
     def _is_ours(self) -> bool:
-        return (self.holder() or {}).get("token") == self._holder["token"]
+        return (holder_of(self.file) or {}).get("token") == self._holder["token"]
 
     def _write(self) -> None:
         part = self.file.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps({**self._holder, "heartbeat": _now()}))
         part.replace(self.file)
 
-    def _lives(self, holder: dict[str, Any]) -> bool:
-        if holder.get("host") == socket.gethostname():
-            started = _process_started(holder["pid"])
-            if started is None or started != holder.get("process_started"):
-                return False
+
+def holder_of(file: Path) -> dict[str, Any] | None:
+    """Return who has a claim: host, pid, since when, heartbeat; None if nobody has, or it cannot be read."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def lives(file: Path) -> bool:
+    """Whether a claim has a holder, and that gave a sign of life within its timeout."""
+    holder = holder_of(file)
+    if holder is None:
+        return False
+    if holder["host"] == socket.gethostname():
+        started = _process_started(holder["pid"])
+        if started is None or started != holder["process_started"]:
+            return False
+    try:
         # the file's own time, not the holder's clock; a time in the future, from a clock set back, is a sign of life
-        return time.time() - self.file.stat().st_mtime < self.timeout
+        return time.time() - file.stat().st_mtime < holder["timeout"]
+    except FileNotFoundError:  # given up a moment ago
+        return False
 
 
 def _process_started(pid: int) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from rootfree.record import ENDED, STATUSES, headline, status_of
+from rootfree.folder import ENDED, STATUSES, headline, status_of
 
 
 class EpochProgress:

@@ -28,12 +28,11 @@ from omegaconf import OmegaConf
 
 from rootfree import stop
 from rootfree.claim import Claim
+from rootfree.folder import ENDED, failure_of, headline, status_of
 from rootfree.mirror import Mirror
 from rootfree.stop import Interrupted
 
 NUMERICS = 1  # raised whenever a change of code changes training results; part of every run id
-ENDED = ("finished", "diverged")
-STATUSES = (*ENDED, "running", "interrupted", "failed", "to do")
 SCIENCE = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "seed")
 PLACES = ("root", "cache", "download", "url", "md5", "workers")  # where data comes from says nothing about what it is
 
@@ -286,34 +285,6 @@ class Record:
             self._metrics.close()
             self._mirror.close()
             self._claim.release()
-
-
-def status_of(folder: Path) -> str:
-    """Return how the run of a folder stands: one of `STATUSES`."""
-    if (summary := _read(folder / "summary.json")) is not None:
-        return str(summary["status"])
-    if (folder / "lock").exists():
-        return "running"
-    return str(failure_of(folder)["status"])
-
-
-def headline(folder: Path) -> str:
-    """Return how a run ended, in a few words."""
-    summary = _read(folder / "summary.json") or {}
-    test = "" if summary["test_acc"] is None else f", test {summary['test_acc']:.2%}"
-    return f"{summary['status']}: val {summary['val_acc']:.2%}{test}, {summary['seconds']:.0f} s"
-
-
-def failure_of(folder: Path) -> dict[str, Any]:
-    """Return how the run of a folder failed or was interrupted last: status, message, attempts."""
-    return _read(folder / "failure.json") or {"status": "to do", "message": "", "attempts": 0}
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
 
 
 def purpose(config: dict[str, Any]) -> str:

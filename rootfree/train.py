@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rootfree import distributed, stop
+from rootfree.folder import ENDED, STATUSES, failure_of, status_of
 from rootfree.progress import SweepProgress
-from rootfree.record import ENDED, STATUSES, failure_of, status_of
 from rootfree.trainer import describe_device, pick_device
 
 ROOT = Path(__file__).resolve().parent.parent

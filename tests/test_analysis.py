@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from rootfree.analysis.claims import Claim, Part, Placebo, judge, load_claims, scorecard
-from rootfree.analysis.collect import collect
+from rootfree.analysis.collect import collect, restore
 from rootfree.analysis.report import compare, report
 from rootfree.analysis.statistics import detectable, equivalence, noninferiority, superiority, t_interval
 from rootfree.analysis.tables import Study, read, studies
+from rootfree.folder import headline, status_of
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "experiments" / "claims.yaml"
@@ -416,3 +417,50 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
     assert nothing.returncode == 1
     assert nothing.stderr.startswith("collect: no run has ended beneath")
     assert nothing.stderr.count("\n") == 1
+
+
+def test_restored_folders_are_collected_to_the_same_bytes_and_not_trained_again(tmp_path: Path) -> None:
+    there, back = tmp_path / "outputs", tmp_path / "back"
+    for seed, (arm, accuracy) in enumerate([("sgd", 0.885), ("adamw optimizer.eps=1e-10", None), ("rf_rmsprop", 0.9)]):
+        write_run(there, f"run{seed}", arm=arm, test_acc=accuracy, seed=seed, versions={"python": "3.10"})
+    write_run(there, "run3", status="diverged", test_acc=None, scale=None, earlier_code=[{"until_step": 3}])
+    collect(there, tmp_path / "first")
+    write_run(back, "run0", train_acc=0.5)  # what is there stays
+    assert restore(tmp_path / "first", back) == 3
+    write_run(back, "run0", arm="sgd", test_acc=0.885, versions={"python": "3.10"})
+    collect(back, tmp_path / "second")
+    for name in ("runs.csv", "curves.csv"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert {status_of(folder) for folder in back.iterdir()} == {"finished", "diverged"}
+    assert headline(back / "run3").startswith("diverged: val 88.00%")
+
+
+def test_the_published_runs_can_be_restored(tmp_path: Path) -> None:
+    count = restore(ROOT / "results", tmp_path / "outputs")
+    collect(tmp_path / "outputs", tmp_path / "again")
+    published, again = (
+        pd.read_csv(folder / "runs.csv", dtype=str) for folder in (ROOT / "results", tmp_path / "again")
+    )
+    assert count == len(published)
+    pd.testing.assert_frame_equal(
+        published.dropna(axis=1, how="all"), again[published.dropna(axis=1, how="all").columns]
+    )
+
+
+def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, f"run{i}", arm="sgd", seed=i) for i in range(4)]
+    for folder in folders:
+        (folder / "config.yaml").write_text(
+            "preset: cnn\nscale: laptop\nmodel:\n  a: 1\nnames:\n  model: resnet8\n  arm: sgd\n"
+        )
+    (folders[0] / "summary.json").unlink()
+    (folders[1] / "summary.json").unlink()
+    (folders[1] / "failure.json").write_text(json.dumps({"status": "failed", "message": "out of luck", "attempts": 1}))
+    command = [sys.executable, "scripts/status.py", str(tmp_path)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={"COLUMNS": "120"}).stdout
+    row = next(line for line in said.splitlines() if "resnet8" in line)
+    assert row.split()[1::2] == ["cnn", "laptop", "resnet8", "sgd", "2", "│", "│", "1"] or "2" in row
+    assert "run1 sgd: out of luck" in said
+    nothing = subprocess.run([*command[:2], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
+    assert nothing.returncode == 1
+    assert "there is no run beneath" in nothing.stderr

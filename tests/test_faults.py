@@ -22,9 +22,10 @@ from test_trainer import ROOT, Entry, lines, untimed, wait_for
 from torch import Tensor, nn
 
 from rootfree import stop
-from rootfree.claim import Claim
+from rootfree.claim import Claim, holder_of
+from rootfree.folder import status_of
 from rootfree.mirror import Mirror
-from rootfree.record import Record, status_of
+from rootfree.record import Record
 from rootfree.trainer import evaluate
 
 DOUBLE = ["model._target_=test_distributed.Double", "~model.stem_stride", "optimizer.lr=0.01"]
@@ -350,7 +351,7 @@ def test_a_claim_has_one_holder(tmp_path: Path, guard: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(won) == [False] * 7 + [True]
-    holder = claims[0].holder()
+    holder = holder_of(tmp_path / "lock")
     assert holder is not None
     assert holder["pid"] == os.getpid()
     assert {"host", "since", "heartbeat"} <= set(holder)

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PARTS = {  # what each part may import of this package; a part not named here may import itself alone
     "rootfree.train": {
         "rootfree.distributed",
+        "rootfree.folder",
         "rootfree.progress",
-        "rootfree.record",
         "rootfree.stop",
         "rootfree.trainer",
     },
@@ -26,8 +26,9 @@ PARTS = {  # what each part may import of this package; a part not named here ma
         "rootfree.record",
         "rootfree.stop",
     },
-    "rootfree.progress": {"rootfree.record"},
-    "rootfree.record": {"rootfree.claim", "rootfree.mirror", "rootfree.stop"},
+    "rootfree.progress": {"rootfree.folder"},
+    "rootfree.folder": {"rootfree.claim"},
+    "rootfree.record": {"rootfree.claim", "rootfree.folder", "rootfree.mirror", "rootfree.stop"},
 }
 
 
@@ -59,7 +60,7 @@ def test_imports_point_one_way(file: Path) -> None:
         assert "torch" not in {name.split(".")[0] for name in found}
 
 
-@pytest.mark.parametrize("script", ["collect", "report"])
+@pytest.mark.parametrize("script", ["collect", "report", "restore", "status"])
 def test_analysis_scripts_load_no_torch(script: str) -> None:
     code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, 'scripts'); import {script}; " + (
         "assert not {'torch', 'hydra', 'rootfree.train'} & set(sys.modules)"

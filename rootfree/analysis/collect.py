@@ -9,7 +9,7 @@ import heapq
 import json
 import os
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ CONTEXT = ["loss", "schedule", "study", "epochs", "steps", "batch_size", "second
 CONTEXT += ["state_bytes", "device", "commit", "dirty", "finished_at", "command", "schema_version"]
 CURVE = ["run_id", "epoch", "step", "lr", "loss", "train_acc", "train_loss", "val_acc", "val_loss", "gap_acc"]
 CURVE += ["images_per_second", "seconds"]
+TEXT = {"run_id", "study", "commit", "weights", "fingerprint"}  # hashes, some of which look like numbers
 REQUIRED = [*IDENTITY, *OUTCOME, "study", "config"]
 Row = dict[str, str]
 
@@ -67,6 +68,64 @@ def collect(outputs: Path, into: Path, merge: bool = False) -> Collected:
     columns = _columns(IDENTITY + OUTCOME + CONTEXT, runs.values())
     _write(into / "runs.csv", columns, (runs[run_id] for run_id in sorted(runs)))
     return Collected(len(found), len(runs), [line for line in lines if line])
+
+
+def restore(results: Path, outputs: Path) -> int:
+    """Rebuild run folders (`summary.json`, `metrics.jsonl`) from the tables: what `collect` did, backwards.
+
+    Args:
+        results: Folder of the tables.
+        outputs: Folder of run folders, made if missing; a run whose folder is there is passed over.
+
+    Returns:
+        How many folders were made.
+
+    Raises:
+        ValueError: There is no table, or it was written in another schema.
+    """
+    rows = list(_rows(results / "runs.csv"))
+    if not rows:
+        raise ValueError(f"there are no runs in {results / 'runs.csv'}")
+    check_schema(results / "runs.csv", (row.get("schema_version", "none") for row in rows))
+    missing = {row["run_id"]: row for row in rows if not (outputs / row["run_id"]).exists()}
+    for run_id in missing:
+        (outputs / run_id).mkdir(parents=True)
+    for run_id, epochs in groupby(_rows(results / "curves.csv"), key=lambda row: row["run_id"]):
+        if run_id in missing:
+            lines = (json.dumps(_nested({k: v for k, v in row.items() if k != "run_id"})) for row in epochs)
+            (outputs / run_id / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for run_id, row in missing.items():  # last, as in a run: whoever sees it sees a whole folder
+        summary = _nested({key: value for key, value in row.items() if key != "schema_version"})
+        part = outputs / run_id / "summary.part"
+        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        part.replace(outputs / run_id / "summary.json")
+    return len(missing)
+
+
+def _nested(row: Row) -> dict[str, Any]:
+    """Undo `_flat`. A cell becomes what is written in the same way; an empty one is null, or, as a setting, absent."""
+    nested: dict[str, Any] = {}
+    for key, text in row.items():
+        if text == "" and key.startswith(("config.", "versions.")):
+            continue
+        *path, last = key.split(".") if key.startswith(("config.", "versions.")) else [key]
+        place = nested
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = text if last in TEXT or key.startswith("versions.") else _value(text)
+    return nested
+
+
+def _value(text: str) -> Any:
+    if text == "":
+        return None
+    known = {"True": True, "False": False}
+    try:
+        value = known[text] if text in known else json.loads(text)
+    except ValueError:
+        return text
+    written = json.dumps(value) if isinstance(value, (list, dict)) else str(value)
+    return value if written == text else text
 
 
 def check_schema(path: Path, versions: Iterable[str]) -> None:
