@@ -359,6 +359,31 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
     assert str(tmp_path) not in page + text
 
 
+def test_report_shows_what_tuning_cost_and_what_less_would_have_found(tmp_path: Path) -> None:
+    """The search whose winner an arm's settings are, in a table and a figure; another search and no search are told."""
+    write_study(tmp_path / "outputs", ARMS)
+    collect(tmp_path / "outputs", tmp_path)
+    header = "draw,optimizer.lr,epochs,seed,status,val_acc,run_id\n"
+    draws = "0,0.1,2,100,finished,0.8,a\n1,0.2,2,100,diverged,,b\n2,0.3,2,100,finished,0.6,c\n"
+    again = "0,0.1,2,101,finished,0.7,d\n2,0.3,2,101,finished,0.6,e\n"
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "digits-resnet8-sgd-0123456789ab.csv").write_text(header + draws + again)
+    (tmp_path / "search" / "digits-resnet8-adamw.csv").write_text(header + draws.replace("0.1", "0.11"))
+    report(tmp_path, CLAIMS)
+    text = (tmp_path / "report.md").read_text()
+    assert "| sgd | 5 | 3 | 10 | 46.67 | 73.33 | - | - | - |" in text
+    assert "| adamw | none | - | - | - | - | - | - | - |" in text
+    assert "-best-of.png" in text
+    assert "conditional on the settings" in text
+    assert "model and tuned settings" in text
+    before = text, (tmp_path / "report.html").read_bytes()
+    report(tmp_path, CLAIMS)
+    assert ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_bytes()) == before
+    (tmp_path / "search" / "broken.csv").write_text("draw,status\n0,finished\n")
+    with pytest.raises(ValueError, match=r"broken.csv is not the table of a search"):
+        report(tmp_path, CLAIMS)
+
+
 def test_report_needs_final_runs(tmp_path: Path) -> None:
     """Only searches: a message; only smoke: a report that says so; no tables: a message."""
     with pytest.raises(ValueError, match="does not exist"):

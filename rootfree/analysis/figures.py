@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rootfree.analysis.claims import Claims, differences
+from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.tables import Study
 
@@ -85,6 +86,8 @@ def draw(study: Study, claims: Claims, look: dict[str, Look]) -> list[Drawing]:
             drawings.append(_curves(study, look, "train_loss", "training loss, clean subset"))
         if any(study.finished(arm, "gap_acc").size for arm in study.arms):
             drawings.append(_scatter(study, look))
+        if study.searches:
+            drawings.append(_best_of(study, look))
     return drawings
 
 
@@ -181,6 +184,27 @@ def _scatter(study: Study, look: dict[str, Look]) -> Drawing:
     _title(figure, study)
     text = "Generalisation gap against test accuracy: small points are runs, large ones means, open for root-free arms."
     return Drawing("gap-accuracy", figure, f"{text} {_counts(study, sizes)}")
+
+
+def _best_of(study: Study, look: dict[str, Look]) -> Drawing:
+    """The expected best of k draws of each arm's search, for all k."""
+    figure = Figure(figsize=(WIDTH, 3), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, search in study.searches.items():
+        found, style = 100 * scores(search.draws), look[arm]
+        sizes = np.arange(1, found.size + 1)
+        best = [best_of(found, k) for k in sizes]
+        axes.plot(sizes, best, style.dashes, color=style.color, lw=1.6, label=f"{arm}, n = {found.size}")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("draws")
+    axes.set_ylabel("expected best validation acc. (%)")
+    _legend(figure, axes.get_legend_handles_labels()[1])
+    _title(figure, study)
+    text = (
+        "Expected best validation accuracy (%) of k draws. The mean over all choices of k from the n draws of a search"
+    )
+    return Drawing("best-of", figure, f"{text}, one seed each; a draw that diverged counts as 0. {study.hardware}.")
 
 
 def _title(figure: Figure, study: Study) -> None:

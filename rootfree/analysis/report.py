@@ -9,6 +9,7 @@ from rootfree.analysis import sections
 from rootfree.analysis.claims import Judgement, load_claims, scorecard
 from rootfree.analysis.figures import draw, looks, save
 from rootfree.analysis.page import Block, Heading, Picture, Table, Text, html, markdown
+from rootfree.analysis.searches import read_searches
 from rootfree.analysis.sections import plural, spread
 from rootfree.analysis.statistics import POWER, t_interval
 from rootfree.analysis.tables import Study, read, studies
@@ -40,7 +41,9 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     known = None
     if published and published.resolve() != directory.resolve() and (published / "runs.csv").is_file():
         known = read(published)
-    found = studies(runs, curves, searches=known[0] if known else None)
+    folders = [directory / "search", *([published / "search"] if known and published else [])]
+    tables = [search for folder in folders for search in read_searches(folder)]
+    found = studies(runs, curves, searches=known[0] if known else None, tables=tables)
     if not found:
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
@@ -64,7 +67,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
             pictures.append(Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption))
         blocks += pictures
         front += [_brief(study), pictures[0]]
-        blocks += [*sections.paired(study, claims), sections.runs(study)]
+        blocks += [*sections.paired(study, claims), *sections.tuning(study), sections.runs(study)]
     blocks += _reading()
     (directory / "report.md").write_text(markdown(blocks), encoding="utf-8")
     page = directory / "report.html"
@@ -129,7 +132,7 @@ def _opening(judgements: list[Judgement], found: list[Study]) -> list[Block]:
     scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
     text = f"Asked: {plural(len(claims), 'claim')}. Verdicts: {tally}. Evidence: {plural(runs, 'run')}, "
     text += f"{diverged or 'none'} of them diverged, in {plural(len(found), 'study', 'studies')} at {scales} scale. "
-    text += "A verdict holds for its scale, data set and model, and for no other."
+    text += "A verdict holds for its scale, data set, model and tuned settings, and for no other."
     blocks: list[Block] = [Text(text)]
     if all(study.is_smoke for study in found):
         blocks.append(
@@ -176,6 +179,7 @@ def _reading() -> list[Block]:
         Text(
             "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that "
             "diverged more often than its rival. Test accuracy is measured once, after the last epoch; searches see "
-            "validation data alone."
+            "validation data alone. Every verdict is conditional on the settings that were found for each arm: a "
+            "larger search, or another space, may find others."
         ),
     ]

@@ -52,8 +52,9 @@ class Search:
 
     @property
     def finalists(self) -> pd.DataFrame:
-        """The best draws at full length."""
-        return self.ranked(self.epochs).head(FINALISTS)
+        """The best draws at full length; one that did not finish is none of them."""
+        ranked = self.ranked(self.epochs)
+        return ranked[ranked["status"] == "finished"].head(FINALISTS)
 
     def confirmations(self, draw: int) -> pd.DataFrame:
         """A finalist's runs with other seeds than the one that chose it."""
@@ -64,7 +65,7 @@ class Search:
     def winner(self) -> pd.Series | None:
         """The finalist with the best mean over its confirmations (in an old table, which has none, the best draw)."""
         finalists = self.finalists
-        if finalists.empty or not (finalists["status"] == "finished").any():
+        if finalists.empty:
             return None
         means = [scores(self.confirmations(draw)).mean() for draw in finalists["draw"]]
         if self.runs["seed"].nunique() == 1:
@@ -123,7 +124,7 @@ def read_searches(folder: Path) -> list[Search]:
     return found
 
 
-def behind(searches: list[Search], run: dict[str, Any]) -> Search | None:
+def behind(searches: Sequence[Search], run: dict[str, Any]) -> Search | None:
     """The search that a run (a row of `runs.csv`) has its settings from, if any: they are its winner's."""
     name = re.escape(search_name(run["dataset"], run["model"], run["optimizer"], run["loss"]))
     fitting = [s for s in searches if re.fullmatch(rf"{name}(-halving)?(-[0-9a-f]{{12}})?", s.name) and s.chose(run)]

@@ -5,9 +5,11 @@ import pandas as pd
 
 from rootfree.analysis.claims import Claims, Finding, Judgement, differences
 from rootfree.analysis.page import Block, Details, Heading, Table, Text
+from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.tables import Study
 
+BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
 UNITS = {"test_acc": "points", "gap_acc": "points", "test_loss": "nats", "gap_loss": "nats"}
 
 
@@ -107,6 +109,36 @@ def paired(study: Study, claims: Claims) -> list[Block]:
     return [Heading(3, "Differences at equal seeds"), Table(header, rows, f"{note} {study.title}; {study.hardware}.")]
 
 
+def tuning(study: Study) -> list[Block]:
+    """What the settings of every arm cost to find, and what fewer draws would have found."""
+    rows = []
+    for arm in study.arms:
+        row = [arm, str(study.budgets.get(arm) or "none")]
+        if (search := study.searches.get(arm)) is None:
+            rows.append([*row, "-", "-", *["-"] * len(BUDGETS)])
+            continue
+        row += [str(len(search.draws)), str(int(search.runs["epochs"].sum()) or "not recorded")]
+        found = [best_of(100 * scores(search.draws), k) for k in BUDGETS]
+        rows.append([*row, *("-" if np.isnan(best) else f"{best:.2f}" for best in found)])
+    if not study.searches:
+        return []
+    header = ["arm", "search runs", "draws", "epochs in all", *(f"best of {k}" for k in BUDGETS)]
+    short = {arm: int(s.draws["epochs"].iloc[0]) for arm, s in study.searches.items() if s.name.count("-halving")}
+    caption = (
+        "Expected best validation accuracy (%) of so many draws, one seed each: the mean over all choices of that many "
+        "from the draws of the search (after Dodge et al. 2019); a draw that diverged counts as 0. Search runs are all "
+        "that were made for the arm on this data set and model; draws and epochs are those of the search that found "
+        "the settings. Arms without draws have theirs from elsewhere."
+    )
+    if short:
+        caption += f" With successive halving, draws are compared after {_listed(short)} epochs."
+    return [
+        Heading(3, "Tuning"),
+        Text("Every difference above is one between methods as tuned here, and conditional on the settings found."),
+        Table(header, rows, f"{caption} {study.title}."),
+    ]
+
+
 def runs(study: Study) -> Details:
     """Every run with its command, and the settings of every arm."""
     prefix = "config.optimizer."
@@ -174,6 +206,10 @@ def _difference(interval: Interval, unit: str, level: int = 95) -> str:
 
 def _bounds(interval: Interval, sign: str = "") -> str:
     return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}" if interval.n > 1 else "-"
+
+
+def _listed(values: dict[str, int]) -> str:
+    return ", ".join(f"{value} ({arm})" for arm, value in values.items())
 
 
 def _plain(value: object) -> str:

@@ -1,12 +1,14 @@
 """The collected tables, read back and grouped into studies: runs that may be compared."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from rootfree.analysis.collect import IDENTITY, check_schema
+from rootfree.analysis.searches import Search, behind
 
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
 TEXT = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
@@ -36,6 +38,7 @@ class Study:
     curves: pd.DataFrame
     budgets: dict[str, int]  # arm -> runs of its search on this data set and model
     left_out: dict[str, int]  # arm -> runs with settings that a later run replaced
+    searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search whose winner its settings are
 
     @cached_property
     def arms(self) -> list[str]:
@@ -100,13 +103,19 @@ class Study:
         return int((self.runs["arm"] == arm).sum())
 
 
-def studies(runs: pd.DataFrame, curves: pd.DataFrame, searches: pd.DataFrame | None = None) -> list[Study]:
+def studies(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    searches: pd.DataFrame | None = None,
+    tables: Sequence[Search] = (),
+) -> list[Study]:
     """Group runs into studies. Searches count as tuning budget only, smoke runs only where there is nothing else.
 
     Args:
         runs: Rows of `runs.csv`.
         curves: Rows of `curves.csv`.
         searches: Rows of another `runs.csv` whose searches count, too: what a reproduction builds on.
+        tables: The tables of searches.
     """
     known = runs if searches is None else pd.concat([runs, searches]).drop_duplicates("run_id")
     searched = known[known["purpose"] == "search"].groupby(["dataset", "model", "optimizer"]).size().to_dict()
@@ -119,12 +128,19 @@ def studies(runs: pd.DataFrame, curves: pd.DataFrame, searches: pd.DataFrame | N
         counts = group["arm"].value_counts() - current["arm"].value_counts()
         first = current.iloc[0]
         arms = sorted(current["arm"].unique())
+        settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
+        found = {arm: search for arm in arms if (search := behind(tables, settings[arm]))}
+        budgets = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
+        budgets |= {
+            arm: max(budgets[arm], len(search.runs)) for arm, search in found.items()
+        }  # runs may be unpublished
         made.append(
             Study(
                 runs=current,
                 curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
-                budgets={arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms},
+                budgets=budgets,
                 left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
+                searches=found,
             )
         )
     return sorted(made, key=lambda study: (not study.presets, study.title, study.slug))

@@ -1,0 +1,450 @@
+"""The search: what is drawn, who wins, and one real search with draws that fail, kill their process, and are shared."""
+
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny
+from omegaconf import OmegaConf
+
+from rootfree.analysis.searches import Search, behind, best_of, read_search, read_searches, search_name
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "search.py"
+spec = importlib.util.spec_from_file_location("search", SCRIPT)
+assert spec
+assert spec.loader
+search = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(search)
+
+SPACES = sorted((ROOT / "experiments" / "search").glob("*.yaml"))
+LR = {"optimizer.lr": {"low": 0.01, "high": 1.0}}
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda f: f.stem)
+def test_draws_of_every_space(file: Path) -> None:
+    space = search.read_space(file)
+    table = search.draw(space, 64, seed=3)
+    pd.testing.assert_frame_equal(table.head(24), search.draw(space, 24, seed=3))  # equal budgets are prefixes
+    assert not table.equals(search.draw(space, 64, seed=4))
+    assert not table.duplicated().any()
+    for _, row in table.iterrows():
+        shares = search.places(space, row.to_dict())
+        assert all(-0.03 <= share <= 1.03 for share in shares.values()), shares  # numbers are rounded
+    for key, entry in space.items():
+        drawn = 1 - table[key] if entry.get("one_minus") else table[key]
+        drawn = drawn * table[entry["times"]] if "times" in entry else drawn
+        middle = np.log(drawn / entry["low"]) / np.log(entry["high"] / entry["low"])
+        counts, _ = np.histogram(middle.clip(0, 1), bins=8, range=(0, 1))
+        assert counts.min() >= 4, "evenly spread over the logarithm"
+
+
+def test_one_minus_and_times_by_hand() -> None:
+    space = {**LR, "optimizer.beta2": {"low": 1e-4, "high": 1e-2, "one_minus": True}}
+    space["optimizer.weight_decay"] = {"low": 1e-6, "high": 1e-4, "times": "optimizer.lr"}
+    best = {"optimizer.lr": 0.1, "optimizer.beta2": 0.999, "optimizer.weight_decay": 1e-4}
+    assert list(search.places(space, best).values()) == pytest.approx([0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("lr", "flagged"), [(0.0105, True), (0.013, False), (0.1, False), (0.78, False), (0.81, True), (1.0, True)]
+)
+def test_a_winner_at_the_edge_is_flagged(lr: float, flagged: bool) -> None:
+    assert search.at_edge(search.places(LR, {"optimizer.lr": lr})) == (["optimizer.lr"] if flagged else [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"low": 1.0, "high": 0.1}, "0 < low < high"),
+        ({"low": 0.0, "high": 0.1}, "0 < low < high"),
+        ({"low": 0.1, "hihg": 1.0}, "0 < low < high"),
+        ({"low": 0.1, "high": 1.0, "times": "optimizer.lr"}, "must stand above it"),
+    ],
+)
+def test_a_wrong_space_is_named(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    file = tmp_path / "x.yaml"
+    OmegaConf.save(OmegaConf.create({"damping": entry}), file)  # a key without a dot is its own parent
+    with pytest.raises(ValueError, match=message) as caught:
+        search.read_space(file)
+    assert "damping" in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "expected"),
+    [
+        (16, 12, [(16, 3), (8, 6), (4, 12)]),
+        (24, 15, [(24, 4), (12, 8), (6, 15)]),
+        (5, 4, [(5, 1), (3, 2), (2, 4)]),
+        (1, 4, [(1, 1), (1, 2), (1, 4)]),
+    ],
+)
+def test_halving_trains_few_for_long(budget: int, epochs: int, expected: list[tuple[int, int]]) -> None:
+    assert search.rungs(budget, epochs, halving=True) == expected
+    assert search.rungs(budget, epochs, halving=False) == [(budget, epochs)]
+
+
+def test_best_of_k_is_the_mean_over_all_choices() -> None:
+    values = [0.2, 0.9, 0.5, 0.5, 0.0, 0.7, 0.1]
+    for k in range(1, 8):
+        assert best_of(values, k) == pytest.approx(np.mean([max(c) for c in itertools.combinations(values, k)]))
+    assert best_of(values, 1) == pytest.approx(np.mean(values))
+    assert best_of(values, 7) == 0.9
+    assert np.isnan(best_of(values, 8))
+    assert np.isnan(best_of([], 1))
+
+
+def table(*rows: tuple[int, int, int, float | None]) -> Search:
+    """A table of (draw, epochs, seed, val. accuracy); None diverged. The learning rate is 0.1 x (draw + 1)."""
+    runs = pd.DataFrame(rows, columns=["draw", "epochs", "seed", "val_acc"]).astype({"val_acc": float})
+    return Search("d-m-sgd", runs.assign(status=runs["val_acc"].notna().map({True: "finished", False: "diverged"}),
+                                         **{"optimizer.lr": 0.1 * (runs["draw"] + 1)}))  # fmt: skip
+
+
+def test_the_winner_is_the_finalist_with_the_best_other_seeds() -> None:
+    draws = [(0, 4, 100, 0.5), (1, 4, 100, 0.8), (2, 4, 100, None), (3, 4, 100, 0.7), (4, 4, 100, 0.6)]
+    again = [(1, 4, s, 0.5) for s in (101, 102)] + [(3, 4, s, 0.6) for s in (101, 102)]
+    assert list(table(*draws).ranked(4)["draw"]) == [1, 3, 4, 0, 2]
+    lucky = table(*draws, *again, (4, 4, 101, 0.9), (4, 4, 102, None))  # a seed that diverges counts as 0
+    assert list(lucky.finalists["draw"]) == [1, 3, 4]
+    assert lucky.winner is not None
+    assert lucky.winner["draw"] == 3
+    assert table(*draws, *again).winner is None, "the third finalist was not run again"
+    assert table((0, 4, 100, None)).winner is None
+
+
+def test_with_halving_only_the_last_length_names_finalists() -> None:
+    halved = table((0, 1, 100, 0.9), (1, 1, 100, 0.8), (2, 1, 100, 0.1), (0, 2, 100, 0.5), (1, 2, 100, 0.6),
+                   (1, 4, 100, 0.7), (1, 4, 101, 0.65))  # fmt: skip
+    assert list(halved.finalists["draw"]) == [1]
+    assert list(halved.draws["val_acc"]) == [0.9, 0.8, 0.1]
+    assert halved.epochs == 4
+
+
+def test_an_arm_finds_the_search_that_chose_its_settings() -> None:
+    run = {"dataset": "d", "model": "m", "optimizer": "sgd", "loss": "cross_entropy", "epochs": 4}
+    first = table((0, 4, 0, 0.5), (1, 4, 0, 0.8))
+    longer = Search("d-m-sgd-0123456789ab", table((0, 9, 0, 0.5), (1, 9, 0, 0.8)).runs)
+    others = [Search(name, first.runs) for name in ("d-m-sgd_bf16", "d-m-sgd-rescaled_mse-0123456789ab", "d-m-adamw")]
+    assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.2}) is first
+    assert behind([longer, *others], run | {"config.optimizer.lr": 0.2}) is longer
+    assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.1}) is None, "no winner"
+    betas = Search("d-m-sgd", first.runs.rename(columns={"optimizer.lr": "optimizer.betas.1"}))
+    assert behind([betas], run | {"config.optimizer.betas": "[0.9, 0.2]"}) is betas
+
+
+def test_published_tables_are_read() -> None:
+    found = read_searches(ROOT / "results" / "search")
+    assert {"cluttered_digits-resnet8-sgd", "cluttered_digits-vit_mini-adamw"} <= {s.name for s in found}
+    for one in found:
+        file = ROOT / "configs" / "tuned" / f"{one.name}.yaml"
+        assert one.winner is not None
+        if file.exists():  # the first generation, whose tuned files have the tables' names
+            chosen: Any = OmegaConf.to_container(OmegaConf.load(file))
+            assert one.winner["optimizer.lr"] == chosen["optimizer"]["lr"]
+
+
+def test_names_are_files() -> None:
+    assert search_name("my photos/2", "resnet8", "sgd", "cross_entropy") == "my_photos_2-resnet8-sgd"
+    assert search_name("cifar100", "resnet50", "sgd", "rescaled_mse") == "cifar100-resnet50-sgd-rescaled_mse"
+
+
+class Fake:
+    """Workers that train in no time: `score` maps a run's settings to its accuracy, None diverges, an error fails."""
+
+    def __init__(self, outputs: Path, score: Callable[[dict[str, str]], float | None]) -> None:
+        self.outputs, self.score, self.trained = outputs, score, 0
+        self.stopping = threading.Event()
+
+    def submit(self, task: Callable[[Any], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(task(SimpleNamespace(ask=self.reply)))
+        return future
+
+    def ask(self, words: list[str]) -> Future[Any]:
+        return self.submit(lambda worker: worker.ask(words))
+
+    def reply(self, words: list[str]) -> Any:
+        settings = dict(word.split("=", 1) for word in words)
+        planned = settings.pop("plan", None)
+        run_id = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        if planned:
+            return search.Reply(0, f"to do {run_id} resnet8 sgd\n1 runs: 0 done, 1 to do")
+        folder = self.outputs / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        failed = folder / "failure.json"
+        if failed.exists() and json.loads(failed.read_text())["attempts"] == 2:
+            return search.Reply(0, f"{run_id}: failed 2 times (doomed)")
+        try:
+            accuracy = self.score(settings)
+        except RuntimeError as error:
+            attempts = 2 if failed.exists() else 1
+            failed.write_text(json.dumps({"status": "failed", "message": str(error), "attempts": attempts}))
+            return search.Reply(1, f"Traceback ...\nRuntimeError: {error}")
+        self.trained += 1
+        status = "finished" if accuracy is not None else "diverged"
+        summary = {"status": status, "val_acc": accuracy, "finished_at": "2026-01-02T00:00:00+00:00"}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return search.Reply(0, "")
+
+
+def near(best: float) -> Callable[[dict[str, str]], float | None]:
+    """The nearer the learning rate is to `best`, the better; above 0.4 it diverges."""
+
+    def score(run: dict[str, str]) -> float | None:
+        lr = float(run["optimizer.lr"])
+        return None if lr > 0.4 else 0.9 - abs(np.log(lr / best)) / 10 + int(run["seed"]) % 100 * 1e-4
+
+    return score
+
+
+def searched(folder: Path, budget: int, score: Any, halving: bool = False, *words: str) -> tuple[Any, Search, Fake]:
+    """A whole search with fake runs, concluded."""
+    workers = Fake(folder / "out", score)
+    settings = ["trainer.epochs=8", f"outputs={folder / 'out'}", *words]
+    study = search.Study("sgd", settings, 0, workers)
+    made = search.Table(study, folder / "tables", budget, halving, workers)
+    done = search.search(made, search.View(made))
+    search.conclude(made, done, folder / "tuned", replace=False)
+    return made, done, workers
+
+
+def test_every_draw_has_the_same_rule_and_only_what_is_missing_is_trained(tmp_path: Path) -> None:
+    made, done, workers = searched(tmp_path, 8, near(0.1))
+    assert workers.trained == len(done.runs) == made.size == 8 + 9
+    assert set(done.draws["status"]) == {"finished", "diverged"}
+    text = made.file.read_text()
+    tuned = (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
+    assert re.search(r"best of 8 draws \(seed 0, \d diverged\), 17 runs of 136 epochs together, 2026-01-02", tuned)
+
+    for folder in (tmp_path / "out").iterdir():  # the table remembers what run folders forgot
+        shutil.rmtree(folder)
+    _, same, workers = searched(tmp_path, 8, near(0.1))
+    assert workers.trained == 0
+    assert made.file.read_text() == text
+    assert (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text() == tuned
+    pd.testing.assert_frame_equal(same.runs, done.runs)
+
+    larger, more, workers = searched(tmp_path, 12, near(0.1))
+    assert larger.file == made.file, "a larger budget goes on in the same table"
+    again = len(set(more.finalists["draw"]) - set(done.finalists["draw"]))
+    assert workers.trained == 4 + 3 * again
+    with pytest.raises(search.SearchError, match="has 12 draws already"):
+        searched(tmp_path, 8, near(0.1))
+
+    other, _, workers = searched(tmp_path, 8, near(0.1), False, "trainer.clean_size=100")
+    assert other.file != made.file, "other settings have a table of their own"
+    assert "best of 12 draws" in (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
+
+
+def test_halving_spends_less_on_the_worse(tmp_path: Path) -> None:
+    made, done, workers = searched(tmp_path, 16, near(0.1), True)
+    assert "-halving-" in made.file.name
+    first = done.runs[done.runs["seed"] == 100]
+    assert list(first.groupby("epochs").size().items()) == [(2, 16), (4, 8), (8, 4)]
+    assert workers.trained == 16 + 8 + 4 + 9
+    assert done.winner is not None
+    assert abs(np.log(done.winner["optimizer.lr"] / 0.1)) == np.abs(np.log(done.draws["optimizer.lr"] / 0.1)).min()
+
+
+def test_failed_draws_are_named_and_in_the_end_count_as_the_worst(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def score(run: dict[str, str]) -> float | None:
+        if 0.2 < float(run["optimizer.lr"]) < 0.3:
+            raise RuntimeError("doomed")
+        return near(0.1)(run)
+
+    for _ in range(2):  # as often as is allowed
+        with pytest.raises(search.Incomplete, match=r"draw 0, seed 100, run \w{12}: RuntimeError: doomed"):
+            searched(tmp_path, 4, score)
+        assert not (tmp_path / "tuned").exists()
+    _, done, _ = searched(tmp_path, 4, score)
+    assert done.draws["status"].iloc[0] == "failed"
+    assert "draw 0 counts as the worst" in capsys.readouterr().out
+    assert "1 diverged, 1 failed" in (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
+    with pytest.raises(search.SearchError, match="no draw finished"):
+        searched(tmp_path / "hopeless", 4, lambda run: None)
+
+
+def test_the_edge_is_told_and_written_and_numbers_from_elsewhere_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml"
+    file.parent.mkdir()
+    file.write_text("# source: a paper\n")
+    searched(tmp_path, 24, near(0.001))
+    assert file.read_text() == "# source: a paper\n"
+    assert "its numbers are from elsewhere; --replace" in capsys.readouterr().out
+    file.unlink()
+    searched(tmp_path, 24, near(0.001))
+    assert "# at the edge of its range: optimizer.lr\n" in file.read_text()
+    assert "at the edge: consider a wider range" in capsys.readouterr().out
+    assert str(tmp_path) not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed=3", "seed=3: a search sets seed itself"),
+        ("tuned=none", "a search sets tuned itself"),
+        ("optimizer.lr=0.1", "optimizer.lr is drawn"),
+    ],
+)
+def test_what_a_search_sets_itself_is_refused(tmp_path: Path, word: str, message: str) -> None:
+    with pytest.raises(search.SearchError, match=message):
+        searched(tmp_path, 2, near(0.1), False, word)
+
+
+DOOMED = """
+import os, signal, torch
+
+class Doomed(torch.optim.SGD):
+    def step(self, closure=None):
+        lr = str(self.param_groups[0]["lr"])
+        if lr in os.environ.get("RAISES", "").split():
+            raise RuntimeError("doomed")
+        if lr in os.environ.get("KILLS", "").split():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(closure)
+"""
+
+
+class Command:
+    """The search on the photos, in a folder of its own."""
+
+    def __init__(self, photos: Path, folder: Path) -> None:
+        (folder / "doomed.py").write_text(DOOMED)
+        self.folder, self.photos = folder, photos
+
+    def start(self, *words: str, **doom: str) -> subprocess.Popen[str]:
+        given = ["sgd", "--tables", self.folder / "tables", "--tuned", self.folder / "tuned", *words]
+        settings = [*tiny(self.photos), "trainer.epochs=1", "schedule=constant", f"outputs={self.folder / 'out put'}"]
+        if not any("+experiments" in word for word in words):
+            settings.append("optimizer._target_=doomed.Doomed")
+        return subprocess.Popen(
+            [sys.executable, SCRIPT, *map(str, given[:1]), "--set", *settings, *map(str, given[1:])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(self.folder), **doom},
+            start_new_session=True,
+        )
+
+    def run(self, *words: str, **doom: str) -> tuple[int, str]:
+        process = self.start(*words, **doom)
+        printed, _ = process.communicate(timeout=120)
+        return process.returncode, printed
+
+    @property
+    def ended(self) -> dict[str, int]:
+        """The runs that ended, and when."""
+        return {f.parent.name: f.stat().st_mtime_ns for f in (self.folder / "out put").glob("*/summary.json")}
+
+    def table(self) -> Search:
+        (file,) = (self.folder / "tables").glob("*.csv")
+        return read_search(file)
+
+
+def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: Path) -> None:
+    command = Command(photos, tmp_path)
+    space = search.read_space(ROOT / "experiments" / "search" / "sgd.yaml")
+    lrs = [str(lr) for lr in search.draw(space, 4, 0)["optimizer.lr"]]
+
+    # a draw that raises and one that kills its process: the others go on, and both are named
+    code, printed = command.run("--budget", "4", "--jobs", "2", RAISES=lrs[0], KILLS=lrs[1])
+    assert code == 1, printed
+    assert "draw 0, seed 100, run" in printed
+    assert "RuntimeError: doomed" in printed
+    assert "exit code -9" in printed
+    assert list(command.table().runs["draw"]) == [0, 1, 2, 3], "written before the first run"
+    assert list(command.table().runs["status"].notna()) == [False, False, True, True]
+    assert not (tmp_path / "tuned").exists()
+    first = command.ended
+    assert len(first) == 2
+
+    # two commands at once share what is missing; no run is trained again
+    pair = [command.start("--budget", "4"), command.start("--budget", "4")]
+    for process in pair:
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, printed
+    second, done = command.ended, command.table()
+    assert len(second) == len(done.runs) == 4 + 9
+    assert first.items() <= second.items()
+    assert set(done.runs["run_id"]) == set(second)
+    assert sorted(done.runs["seed"].unique()) == [100, 101, 102, 103]
+    summaries = [json.loads(f.read_text()) for f in (tmp_path / "out put").glob("*/summary.json")]
+    assert all(s["test_acc"] is None and s["purpose"] == "search" for s in summaries)
+    file = tmp_path / "tuned" / "photos-resnet8-sgd.yaml"
+    text = file.read_text()
+    assert done.winner is not None
+    assert OmegaConf.load(file).optimizer.lr == done.winner["optimizer.lr"]
+    again = done.confirmations(done.winner["draw"])["val_acc"]
+    assert f"val accuracy {again.mean():.4f} ± {again.std():.4f}, mean and sd of 3 seeds" in text
+    assert "best of 4 draws (seed 0), 13 runs" in text
+    assert "trainer.epochs=1" in text
+    assert str(photos) not in text
+    assert str(tmp_path) not in text
+
+    code, printed = command.run("--budget", "4")
+    assert code == 0, printed
+    assert command.ended == second, "nothing is trained twice"
+    assert file.read_text() == text
+
+
+def test_a_wrong_setting_ends_it_in_a_line(photos: Path, tmp_path: Path) -> None:
+    code, printed = Command(photos, tmp_path).run("--set", "trainer.epoch=3")
+    assert code == 2
+    assert printed.startswith("error: trainer.epoch = 3 is no argument of")
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_preset_halved_and_interrupted(photos: Path, tmp_path: Path) -> None:
+    command = Command(photos, tmp_path)
+    words = ["--budget", "2", "--halving", "--set", "+experiments/cnn=laptop", "trainer.epochs=400"]
+    process = command.start(*words)
+    assert process.stdout
+    for line in process.stdout:
+        if "draws x" in line:
+            break
+    assert "2 draws x 100 epochs, 1 draws x 200 epochs, 1 draws x 400 epochs, 3 runs of the best x 400 epochs" in line
+    folders = tmp_path / "out put"
+    while not list(folders.glob("*/checkpoint.pt")):
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, rest
+    assert "Traceback" not in rest
+    assert all(json.loads(f.read_text())["status"] == "interrupted" for f in folders.glob("*/failure.json"))
+    assert list(folders.glob("*/failure.json"))
+    deadline = time.monotonic() + 20
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(process.pid), "no process is left"
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
