@@ -8,24 +8,29 @@ import shlex
 import sys
 import traceback
 import typing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import hydra
 import torch
 from annotated_types import Ge, Gt
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rootfree import distributed, stop
 from rootfree.folder import ENDED, STATUSES, failure_of, status_of
 from rootfree.progress import SweepProgress
+from rootfree.record import Record
 from rootfree.trainer import describe_device, pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,54 +57,27 @@ FILLED = {  # arguments that this file supplies
 BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "record", "wandb")  # arguments of a callable
 
 
-@dataclass
-class Plan:
-    """The runs of a command, as they are listed before the first of them starts."""
-
-    folders: list[Path] = field(default_factory=list)
-    titles: list[str] = field(default_factory=list)
-    costs: list[float | None] = field(default_factory=list)
-
-
-plan = Plan()
-
-
 class SettingsError(Exception):
     """A setting that cannot work; the message names the key, the value and what is allowed."""
 
 
-def run(config: DictConfig) -> None:
-    """Train one run, unless it is finished already; with `torchrun`, together with the other processes."""
-    check(config)
+@dataclass
+class Cell:
+    """One run of a command: its config, the choices it was composed of, and the overrides that made it."""
+
+    config: DictConfig
+    choices: Mapping[str, str]
+    overrides: Sequence[str]
+    in_sweep: bool
+
+
+def run(cell: Cell) -> None:
+    """Train one run, unless it has ended already; with `torchrun`, together with the other processes."""
+    config = cell.config
     distributed.join(config.device)
     try:
         device = pick_device(config.device)
-        with distributed.rank_0_first():  # it leaves a cache for the others
-            data = build(config.dataset)
-
-        def new_model() -> Any:
-            torch.manual_seed(config.seed)
-            return build(config.model)(num_classes=len(data.classes), image_size=data.image_size)
-
-        count = distributed.processes()
-        if count > 1 and (rest := len(data.train) % data.batch_size) and rest < count:
-            raise ValueError(
-                f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes"
-            )
-        divided = count if count > 1 and distributed.depends_on_processes(new_model()) else None
-        record = build(config.record)(
-            outputs=Path(config.outputs).expanduser(),
-            config=complete(config, data.name) | {"processes": divided},
-            fingerprint=data.fingerprint,
-            mirror=build(config.wandb),
-            leads=distributed.rank() == 0,
-            quiet=HydraConfig.get().mode == RunMode.MULTIRUN,
-        )
-        if config.plan:
-            plan.folders.append(record.folder)
-            plan.titles.append(record.title)
-            plan.costs.append(config.cost)
-            return
+        data, record, new_model = prepare(cell)
         if reason := distributed.agree(record.settled()):
             print(f"{record.title}: {reason}", flush=True)
             return
@@ -131,6 +109,31 @@ def run(config: DictConfig) -> None:
         record.release()
 
 
+def prepare(cell: Cell) -> tuple[Any, Record, Callable[[], Any]]:
+    """Return a run's data, its record, and what makes its model."""
+    config = cell.config
+    with distributed.rank_0_first():  # it leaves a cache for the others
+        data = build(config.dataset)
+
+    def new_model() -> Any:
+        torch.manual_seed(config.seed)
+        return build(config.model)(num_classes=len(data.classes), image_size=data.image_size)
+
+    count = distributed.processes()
+    if count > 1 and (rest := len(data.train) % data.batch_size) and rest < count:
+        raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes")
+    divided = count > 1 and (distributed.depends_on_processes(new_model()) or getattr(data, "mixes", False))
+    record = build(config.record)(
+        outputs=Path(config.outputs).expanduser(),
+        config=complete(cell, data.name) | {"processes": count if divided else None},
+        fingerprint=data.fingerprint,
+        mirror=build(config.wandb),
+        leads=distributed.rank() == 0,
+        quiet=cell.in_sweep,
+    )
+    return data, record, new_model
+
+
 def build(block: DictConfig) -> Any:
     """Call a block's `_target_` with its other leaves, or bind them where it says `_partial_`."""
     try:
@@ -139,14 +142,13 @@ def build(block: DictConfig) -> Any:
         raise error.__cause__ or error from None  # what went wrong, without the wrapping
 
 
-def complete(config: DictConfig, dataset_name: str) -> dict[str, Any]:
+def complete(cell: Cell, dataset_name: str) -> dict[str, Any]:
     """Resolve a config to plain values, with the names of its choices and the command that runs it again."""
-    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
-    names = {group: choices[group] for group in ("model", "loss", "optimizer", "schedule")}
-    stripped = sorted(override.lstrip("+") for override in overrides)
+    names = {group: cell.choices[group] for group in ("model", "loss", "optimizer", "schedule")}
+    stripped = sorted(override.lstrip("+") for override in cell.overrides)
     own = [override for override in stripped if override.startswith("optimizer.") or override == "tuned=none"]
-    kept = [override for override in overrides if not override.startswith("outputs=")]  # where runs lie is private
-    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    kept = [word for word in cell.overrides if not word.startswith("outputs=")]  # where runs lie is private
+    resolved: Any = OmegaConf.to_container(cell.config, resolve=True)
     return {
         **resolved,
         "names": {"dataset": dataset_name, **names, "arm": " ".join([names["optimizer"], *own])},
@@ -222,24 +224,35 @@ def _choices(group: str) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def job(config: DictConfig) -> None:
-    """What Hydra calls for each run, in this process or a worker's; in a sweep, a run that fails stops no other."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN or config.plan:
-        run(config)
-    elif not stop.asked():
-        try:
-            run(config)
-        except stop.Interrupted:
-            pass  # its record knows
-        except (Exception, SystemExit) as error:
-            if not isinstance(error, SettingsError):
-                traceback.print_exc()
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    """What Hydra calls for a single run, and in a worker for each run of a sweep."""
+    check(config)
+    hydra_config = HydraConfig.get()
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    cell = Cell(config, hydra_config.runtime.choices, hydra_config.overrides.task, in_sweep)
+    if in_sweep:
+        attempt(cell)
+    elif config.plan:
+        print_plan([planned(cell)])
+    else:
+        run(cell)
+
+
+def attempt(cell: Cell) -> None:
+    """Train a run of a sweep, which stops no other by failing."""
+    if stop.asked():
+        return
+    try:
+        run(cell)
+    except stop.Interrupted:
+        pass  # its record knows
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, SettingsError):
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Run the command line; a wrong setting ends it with a line or two and exit code 2."""
-    global plan
-    plan = Plan()
     if int(os.environ.get("RANK", "0")):
         sys.stdout = None  # one of the processes speaks
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us instead of printing a part of the traceback
@@ -248,9 +261,7 @@ def main() -> None:
         if any(word in ("-m", "--multirun") or word.startswith(("+experiments/", "hydra.mode=")) for word in words):
             sweep(words)
         else:
-            call(words)
-            if plan.folders:
-                print_plan()
+            with_added_keys(call, words)
     except (SettingsError, HydraException, OmegaConfBaseException, OSError) as error:
         message = str(error).partition("Config search path")[0]
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
@@ -262,22 +273,49 @@ def main() -> None:
         distributed.leave()
 
 
+def call(words: list[str]) -> None:
+    """Let Hydra compose and run the job, or jobs, of a command line."""
+    sys.argv[1:] = words
+    job()
+
+
+T = TypeVar("T")
+
+
+def with_added_keys(function: Callable[[list[str]], T], words: list[str]) -> T:
+    """Call a function of overrides; a key that Hydra does not know is added, so that it meets our own check.
+
+    Hydra's error would say neither the value nor what is allowed.
+    """
+    try:
+        return function(words)
+    except ConfigCompositionException as error:
+        if (unknown := re.match("Could not override '(.+?)'", str(error))) is None:
+            raise
+        return function([f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in words])
+
+
 def sweep(words: list[str]) -> None:
     """List all runs of a sweep, which checks their settings; train those that have not ended; say what is missing."""
-    own = ("hydra/launcher=", "hydra.launcher.")
-    call([*(word for word in words if not word.startswith(own)), "plan=true"])
-    if "plan=true" in words:
-        print_plan()
+    cells = grid(words)
+    plan = [planned(cell) for cell in cells()]
+    if any(word == "plan=true" for word in words):
+        print_plan(plan)
         return
-    if any(status not in ENDED for status in map(status_of, plan.folders)):
-        with stop.watching(workers=True), SweepProgress(plan.titles, plan.folders):
-            try:
-                call(words)
-            except Exception as error:  # a launcher may give up when one of its workers is killed
-                print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
-    stand = [status_of(folder) for folder in plan.folders]
+    folders, titles = [folder for folder, _, _ in plan], [title for _, title, _ in plan]
+    if any(status_of(folder) not in ENDED for folder in folders):
+        with stop.watching(workers=True), SweepProgress(titles, folders):
+            if any(word.startswith("hydra/launcher=") for word in words):
+                try:
+                    call(words)
+                except Exception as error:  # a launcher may give up when one of its workers is killed
+                    print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+            else:
+                for cell in cells():
+                    attempt(cell)
+    stand = [status_of(folder) for folder in folders]
     print(f"{len(stand)} runs: " + ", ".join(f"{stand.count(s)} {s}" for s in STATUSES if s in stand), flush=True)
-    for title, folder, status in zip(plan.titles, plan.folders, stand, strict=True):
+    for title, folder, status in zip(titles, folders, stand, strict=True):
         if status == "failed":
             print(f"{title} failed: {failure_of(folder)['message']}", file=sys.stderr)
     stop.heed()
@@ -286,25 +324,74 @@ def sweep(words: list[str]) -> None:
         sys.exit(1)
 
 
-def call(words: list[str]) -> None:
-    """Let Hydra compose and run the job, or jobs, of a command line."""
-    sys.argv[1:] = words
+def grid(words: list[str]) -> Callable[[], Iterator[Cell]]:
+    """Compose and check all cells of a sweep; return what yields them, one at a time.
+
+    What Hydra does for each of them anew, twice, is done once for all seeds.
+
+    Args:
+        words: the command line.
+    """
+    flags = [word for word in words if word.startswith("-") and word not in ("-m", "--multirun")]
+    folder = [word.partition("=")[2] for word in flags if word.startswith("--config-dir=")]
+    if len(folder) < len(flags):
+        raise SettingsError(f"a sweep takes no {' '.join(flags)} but --config-dir=<folder>")
+    own = ("hydra/launcher=", "hydra.launcher.")
+    plain = [word for word in words if not word.startswith(("-", *own))]
+    plain += [f"hydra.searchpath=[file://{Path(folder[0]).resolve()}]"] if folder else []
+    parser = OverridesParser.create()
+    parsed = list(zip(plain, parser.parse_overrides(plain), strict=True))
+    fixed = [word for word, override in parsed if not override.is_sweep_override()]
+    swept = {override.get_key_element(): word for word, override in parsed if override.is_sweep_override()}
+    bases: dict[tuple[str, ...], Cell] = {}
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+
+        def composed(overrides: list[str]) -> Cell:
+            config = compose("train", overrides, return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            choices = dict(config.hydra.runtime.choices)
+            with flag_override(config, ["struct"], False):
+                del config["hydra"]
+            return Cell(config, choices, overrides, in_sweep=True)
+
+        preset = with_added_keys(lambda o: compose("train", o, return_hydra_config=True), fixed).hydra.sweeper.params
+        given = {o.get_key_element() for o in parser.parse_overrides(fixed)}
+        swept = {key: f"{key}={value}" for key, value in (preset or {}).items() if key not in given} | swept
+        rows = BasicSweeper.split_arguments(parser.parse_overrides(list(swept.values())), None)[0]
+        for row in rows:
+            base = tuple(word for word in row if not word.startswith("seed="))
+            if base not in bases:
+                bases[base] = with_added_keys(composed, [*fixed, *base])
+                check(bases[base].config)
+
+    def cells() -> Iterator[Cell]:
+        for row in rows:
+            cell = bases[tuple(word for word in row if not word.startswith("seed="))]
+            for word in row:
+                if word.startswith("seed="):
+                    cell.config.seed = parser.parse_override(word).value()
+                    check_value("seed", cell.config.seed, SETTINGS["seed"])
+            yield replace(cell, overrides=[*fixed, *row])
+
+    return cells
+
+
+def planned(cell: Cell) -> tuple[Path, str, float | None]:
+    """Return a run's folder, its title, and what it costs, in seconds."""
     try:
-        job()
-    except ConfigCompositionException as error:
-        # Hydra knows neither the value nor what is allowed; as an added key the override meets our own check
-        if (unknown := re.match("Could not override '(.+?)'", str(error))) is None:
-            raise
-        sys.argv[1:] = [f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in words]
-        job()
+        _, record, _ = prepare(cell)
+    except (ValueError, OSError) as error:
+        raise SettingsError(str(error)) from error
+    return record.folder, record.title, cell.config.cost
 
 
-def print_plan() -> None:
+def print_plan(plan: list[tuple[Path, str, float | None]]) -> None:
     """Say what would run, what is done, and how long the rest takes."""
-    done = [status_of(folder) in ENDED for folder in plan.folders]
-    for title, ended in zip(plan.titles, done, strict=True):
+    done = [status_of(folder) in ENDED for folder, _, _ in plan]
+    for (_, title, _), ended in zip(plan, done, strict=True):
         print(f"{'done ' if ended else 'to do'} {title}")
-    left = sum(cost or 0 for cost, ended in zip(plan.costs, done, strict=True) if not ended) / 60
+    left = sum(cost or 0 for (_, _, cost), ended in zip(plan, done, strict=True) if not ended) / 60
     print(f"{len(done)} runs: {sum(done)} done, {len(done) - sum(done)} to do"
           + (f", about {left:.0f} minutes one by one, at the size and on the hardware that the preset names"
              if left else ""))  # fmt: skip

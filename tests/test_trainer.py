@@ -389,10 +389,10 @@ def test_a_sweep_goes_on_past_a_run_that_fails(
 ) -> None:
     real = train.run
 
-    def run(config: Any) -> None:
-        if config.seed == 1 and not config.plan:
+    def run(cell: train.Cell) -> None:
+        if cell.config.seed == 1:
             raise error
-        real(config)
+        real(cell)
 
     monkeypatch.setattr(train, "run", run)
     with pytest.raises(SystemExit) as end:
