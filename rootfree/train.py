@@ -10,6 +10,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -113,7 +114,7 @@ def prepare(cell: Cell) -> tuple[Any, Record, Callable[[], Any]]:
     """Return a run's data, its record, and what makes its model."""
     config = cell.config
     with distributed.rank_0_first():  # it leaves a cache for the others
-        data = build(config.dataset)
+        data = build_once(config.dataset)
 
     def new_model() -> Any:
         torch.manual_seed(config.seed)
@@ -123,11 +124,11 @@ def prepare(cell: Cell) -> tuple[Any, Record, Callable[[], Any]]:
     if count > 1 and (rest := len(data.train) % data.batch_size) and rest < count:
         raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes")
     divided = count > 1 and (distributed.depends_on_processes(new_model()) or getattr(data, "mixes", False))
-    record = build(config.record)(
+    record = build_once(config.record)(
         outputs=Path(config.outputs).expanduser(),
         config=complete(cell, data.name) | {"processes": count if divided else None},
         fingerprint=data.fingerprint,
-        mirror=build(config.wandb),
+        mirror=build_once(config.wandb),
         leads=distributed.rank() == 0,
         quiet=cell.in_sweep,
     )
@@ -140,6 +141,16 @@ def build(block: DictConfig) -> Any:
         return instantiate(block, _convert_="all")
     except InstantiationException as error:
         raise error.__cause__ or error from None  # what went wrong, without the wrapping
+
+
+def build_once(block: DictConfig) -> Any:
+    """Build what the runs of a sweep share, and nothing changes: data, and bound arguments."""
+    return _built(json.dumps(OmegaConf.to_container(block, resolve=True)))
+
+
+@lru_cache(maxsize=4)
+def _built(block: str) -> Any:
+    return build(OmegaConf.create(json.loads(block)))
 
 
 def complete(cell: Cell, dataset_name: str) -> dict[str, Any]:

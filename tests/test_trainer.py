@@ -3,10 +3,6 @@
 import csv
 import inspect
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny
 from torch import nn
 
 from rootfree import train
@@ -73,24 +68,6 @@ def test_same_seed_same_bits_and_another_seed_another_run(entry: Entry) -> None:
 def json_of(entry: Entry, *words: str) -> list[dict[str, Any]]:
     entry(*words)
     return [json.loads(file.read_text()) for file in Path("elsewhere").glob("*/summary.json")]
-
-
-def test_killed_at_any_time_it_ends_as_if_undisturbed(entry: Entry, photos: Path, tmp_path: Path) -> None:
-    words = ["trainer.epochs=40", "optimizer=rf_rmsprop", "optimizer.lr=0.01"]
-    (calm,) = entry(*words)
-    folder = tmp_path / "outputs" / calm["run_id"]
-    undisturbed = lines(folder / "metrics.jsonl")
-    shutil.rmtree(folder)
-    command = [sys.executable, "-m", "rootfree.train", *tiny(photos), *words, f"outputs={tmp_path}/outputs"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
-        wait_for(lambda: (folder / "metrics.jsonl").read_text().count("\n") >= 2)
-        os.kill(run.pid, signal.SIGKILL)
-    assert not (folder / "summary.json").exists()
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 99, "half a li')  # what a kill may leave behind the last checkpoint
-    (resumed,) = entry(*words)
-    assert lines(folder / "metrics.jsonl") == undisturbed
-    assert untimed(resumed) == untimed(calm)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
