@@ -24,8 +24,8 @@ SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
-.PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit sweep status search publish restore report bench
-.PHONY: wandb-sync clean
+.PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
+.PHONY: status search publish restore report bench wandb-sync clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -63,6 +63,16 @@ reproduce-cnn: setup ## the CNN study: train, collect, report
 
 reproduce-vit: setup ## the vision-transformer study: train, collect, report
 	$(call RUN,+experiments/vit=$(SCALE))
+	$(REPORT)
+
+PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_long)
+reproduce-precision: setup ## what a bfloat16 state does: train, collect, report
+	for preset in $(PRECISION); do $(call RUN,+experiments/precision=$$preset); done
+	$(REPORT)
+
+NAME ?= $(sort $(basename $(notdir $(wildcard experiments/ablation/*.yaml))))
+reproduce-ablation: setup ## all ablations, or some (NAME="init damping"): train, collect, report
+	for preset in $(NAME); do $(call RUN,+experiments/ablation=$$preset); done
 	$(REPORT)
 
 sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,adamw seed=range(3)"

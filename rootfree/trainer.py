@@ -324,6 +324,7 @@ def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "weights": _hash(run.model),
         "state_bytes": sum(t.nbytes for t in tensors if isinstance(t, Tensor) and t.dim() > 0),
+        "failed_roots": sum(state.get("failures", 0) for state in run.optimizer.state.values()),  # Shampoo counts them
         "peak_memory_bytes": _peak_memory(),
     }
 
