@@ -100,6 +100,7 @@ report: setup ## write results/report.*, figures and the README's results from t
 bench: setup ## time optimizers and training loop against their peers, into results/bench*.csv
 	$(PY) scripts/bench.py $(WORDS)
 	$(PY) scripts/bench_training.py
+	$(PY) scripts/bench_sweeps.py
 
 clean: ## remove caches and smoke runs; never results/ or other outputs
 	rm -rf outputs/smoke .pytest_cache .mypy_cache .ruff_cache build dist

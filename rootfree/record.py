@@ -178,7 +178,7 @@ class Record:
                     f"Restore it, or remove {self.folder} to start again"
                 )
         elif self.leads:
-            _write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
+            write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         file, metrics = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
@@ -211,7 +211,7 @@ class Record:
         os.fsync(self._metrics.fileno())
         self._metrics.seek(0, os.SEEK_END)
         whole = {**state, "metrics_bytes": self._metrics.tell(), "code": code(), "earlier_code": self._earlier_code}
-        _write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(whole, file))
+        write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(whole, file))
         self._saved_at = time.monotonic()
 
     def heed(self, state: Callable[[], dict[str, Any]]) -> None:
@@ -258,7 +258,7 @@ class Record:
             "config": {key: value for key, value in self.science.items() if key != "numerics"},
             "numerics": NUMERICS,
         }
-        _write_atomically(self.folder / "summary.json", _json_line(whole, indent=1))
+        write_atomically(self.folder / "summary.json", _json_line(whole, indent=1))
         for file in ("failure.json", *(() if self.keep_checkpoint else ("checkpoint.pt",))):
             (self.folder / file).unlink(missing_ok=True)
         self._mirror.summarise(whole)
@@ -277,7 +277,7 @@ class Record:
             "at": _now(),
             **code(),
         }
-        _write_atomically(self.folder / "failure.json", _json_line(content, indent=1))
+        write_atomically(self.folder / "failure.json", _json_line(content, indent=1))
 
     def release(self) -> None:
         """Let the opened folder go, for another process or a later try, however the run ended."""
@@ -337,7 +337,7 @@ def _json_line(content: dict[str, Any], indent: int | None = None) -> bytes:
     return (json.dumps(plain(content), indent=indent) + "\n").encode()
 
 
-def _write_atomically(file: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
+def write_atomically(file: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
     """Write a file so that, whatever happens, either the old or the new one is there, whole."""
     part = file.with_suffix(".part")
     with part.open("wb") as stream:

@@ -221,23 +221,28 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="an image folder of 112-pixel JPEG files, for the loader of files")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    console, rows = Console(), []
     parts = [against_a_plain_loop(args.rounds), start(), two_processes()]
     parts += [large_images(args.photos, 1)] if args.photos else []
+    finish(parts, args.output, args.threads)
+
+
+def finish(parts: list[Iterator[Row]], output: Path, threads: int) -> None:
+    """Measure the rows, print and write them."""
+    console, rows = Console(), []
     for row in (row for part in parts for row in part):
-        row.device, row.threads, row.torch = device_name("cpu"), args.threads, torch.__version__
+        row.device, row.threads, row.torch = device_name("cpu"), threads, torch.__version__
         console.print(f"{row.what}: {row.value:.4g} {row.unit}", style="dim")
         rows.append(row)
-    table = Table(title=f"{rows[0].device}, {args.threads} threads, torch {torch.__version__}")
+    table = Table(title=f"{rows[0].device}, {threads} threads, torch {torch.__version__}")
     for name in ("what", "value", "unit", "peer", "peer value", "ratio", "bound"):
         table.add_column(name)
     for row in rows:
         numbers = ["" if number is None else f"{number:.4g}" for number in (row.value, row.peer_value, row.ratio)]
         table.add_row(row.what, numbers[0], row.unit, row.peer, numbers[1], numbers[2], row.bound)
     console.print(table)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with args.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in rows:
             values = asdict(row).items()
