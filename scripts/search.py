@@ -12,36 +12,29 @@ time share the work.
 """
 
 import argparse
-import contextlib
-import io
-import json
 import math
-import multiprocessing
 import os
 import re
-import signal
 import sys
 import tempfile
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from multiprocessing.connection import Connection
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from rootfree.analysis.searches import FINALISTS, Search, read_search, search_name
-from rootfree.record import ENDED, PLACES, failure_of, status_of
+from rootfree.analysis.searches import FINALISTS, Search, read_search, scores, search_name
+from rootfree.folder import ENDED, failure_of, read, status_of
+from rootfree.stop import REQUEUE
+from rootfree.workers import Reply, Worker, Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 EDGE = 0.05  # a winner within this share of the (log) range from its end is flagged
@@ -50,9 +43,6 @@ SEED = 100
 # Without the draw's own: being the best of many is a reason for its score with that seed to be too high.
 CONFIRMING = (101, 102, 103)
 OWN = ("optimizer", "tuned", "seed", "trainer.evaluate_test", "preset", "scale", "plan")  # what a search sets itself
-REQUEUE = 75  # exit code: interrupted, start it again
-STOPPED = (REQUEUE, 130)  # exit codes of a process that was told to stop, and would stop every run after that as well
-DIED = -1  # instead of an exit code, where the process of a run is gone
 
 Space = dict[str, dict[str, Any]]
 Row = dict[str, Any]
@@ -109,118 +99,16 @@ def at_edge(found: dict[str, float]) -> list[str]:
     return [key for key, share in found.items() if not EDGE <= share <= 1 - EDGE]
 
 
+def describe(spec: dict[str, Any]) -> str:
+    """Say what a range is one of."""
+    of = " of 1 - it" if spec.get("one_minus") else f" of it times {spec['times']}" if "times" in spec else ""
+    return f"{spec['low']:g} to {spec['high']:g}{of}"
+
+
 def rungs(budget: int, epochs: int, halving: bool) -> list[tuple[int, int]]:
     """Return how many draws are trained for how many epochs, one stage after the other."""
     parts = (4, 2, 1) if halving else (1,)
     return [(-(-budget * part // parts[0]), -(-epochs // part)) for part in parts]
-
-
-# Who trains
-
-
-class Reply(NamedTuple):
-    """What a command line of `rootfree.train` ended with."""
-
-    code: int
-    printed: str
-
-    @property
-    def reason(self) -> str:
-        """The last line, which says what went wrong."""
-        return (self.printed.strip().splitlines() or [f"exit code {self.code}"])[-1].removeprefix("error: ")
-
-
-def serve(pipe: Connection) -> None:
-    """Run command lines of `rootfree.train` in this process, and answer each, until nobody asks."""
-    from rootfree import train  # not needed by the process that asks
-
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while True:
-            sys.argv = ["rootfree.train", *pipe.recv()]
-            printed, code = io.StringIO(), 0
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                try:
-                    train.main()
-                except SystemExit as stop:
-                    code = stop.code if isinstance(stop.code, int) else 1
-                except Exception:
-                    code = 1
-                    traceback.print_exc()
-            pipe.send(Reply(code, printed.getvalue()))
-            if code in STOPPED:
-                return
-
-
-class Worker:
-    """A process that trains one run after the other, for starting takes seconds; a run that kills it takes no other."""
-
-    def __init__(self) -> None:
-        self.process: Any = None
-
-    def ask(self, words: list[str]) -> Reply:
-        """Run a command line and wait for its end."""
-        if self.process is None or not self.process.is_alive():
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=serve, args=(theirs,))
-            self.process.start()
-            theirs.close()  # else the end of that process would go unnoticed
-        try:
-            self.pipe.send(words)
-            reply: Reply = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return Reply(DIED, f"its process ended, with exit code {self.process.exitcode}")
-        if reply.code in STOPPED:
-            self.process.join()
-        return reply
-
-
-class Workers:
-    """As many processes as there are jobs, and a queue of runs for them; a context manager."""
-
-    def __init__(self, jobs: int) -> None:
-        self.stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(jobs)
-        self._all = [Worker() for _ in range(jobs)]
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
-        for worker in self._all:
-            self._idle.put(worker)
-
-    def __enter__(self) -> "Workers":
-        def stop(number: int, frame: FrameType | None) -> None:
-            for worker in self._all:  # a terminal sends Ctrl-C to all of them itself, SIGTERM comes to this one alone
-                if worker.process is not None and worker.process.is_alive():
-                    worker.process.terminate()
-            raise KeyboardInterrupt
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGUSR2, stop)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._threads.shutdown(cancel_futures=True)  # waits for runs that are being saved
-        for worker in self._all:
-            if worker.process is not None:
-                worker.pipe.close()
-                worker.process.join()
-
-    def submit(self, task: Callable[[Worker], Any]) -> Future[Any]:
-        """Call a function with a worker as soon as one is idle."""
-
-        def call() -> Any:
-            worker = self._idle.get()
-            try:
-                return task(worker)
-            finally:
-                self._idle.put(worker)
-
-        return self._threads.submit(call)
-
-    def ask(self, words: list[str]) -> Future[Reply]:
-        """Run a command line as soon as a worker is idle."""
-        return self.submit(lambda worker: worker.ask(words))
 
 
 # The search
@@ -287,6 +175,8 @@ class Study:
     @property
     def public(self) -> list[str]:
         """The settings without those that say where things lie or run."""
+        from rootfree.record import PLACES  # with torch, which nothing else here needs
+
         private = ("outputs", "device", "threads", "wandb", "record", "hydra")
         split = [(word, *word.lstrip("+~").partition("=")[0].split(".")) for word in self.settings]
         return [word for word, *key in split if key[0] not in private and key[-1] not in PLACES]
@@ -352,7 +242,7 @@ class Table:
         """Read how the runs of these rows ended, whoever trained them; return those that are new."""
         ended = [row for row in rows if not row["status"] and self.status(row) in ENDED]
         for row in ended:
-            summary = json.loads((self.study.outputs / row["run_id"] / "summary.json").read_bytes())
+            summary = read(self.study.outputs / row["run_id"] / "summary.json") or {}
             row |= {key: summary[key] for key in ("status", "val_acc", "finished_at")}
         return ended
 
@@ -375,8 +265,14 @@ class Table:
         return Search(self.file.stem, pd.DataFrame([*self.rows.values()], columns=columns).astype({"val_acc": float}))
 
     def write(self) -> None:
-        """Write the file."""
-        write_atomically(self.file, self.search().runs.to_csv(index=False, lineterminator="\n"))
+        """Write the file, with what other commands put into it in the meantime."""
+        self.study.outputs.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.study.outputs / "tables.lock"):
+            mine = self.search().runs
+            if self.file.exists():
+                both = pd.concat([mine, read_search(self.file).runs[mine.columns]], ignore_index=True)
+                mine = both.drop_duplicates(["draw", "epochs", "seed"])  # what is ours is newer
+            write_atomically(self.file, mine.to_csv(index=False, lineterminator="\n"))
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -482,7 +378,7 @@ def search(table: Table, view: View) -> Search:
 
 def tuned(table: Table, done: Search, winner: Row) -> str:
     """Return the winner's settings as a config that follows the choice of data set, model and optimizer."""
-    study, again = table.study, done.confirmations(winner["draw"])["val_acc"]
+    study, again = table.study, scores(done.confirmations(winner["draw"]))
     fixed = [key for word in study.settings if (key := word.lstrip("+").partition("=")[0]).startswith("optimizer.")]
     config: Any = OmegaConf.create({"optimizer": OmegaConf.to_container(study.config.optimizer)})
     for key in study.space:
@@ -490,10 +386,10 @@ def tuned(table: Table, done: Search, winner: Row) -> str:
     leaves = dict.fromkeys(key.split(".")[1] for key in [*fixed, *study.space])
     ended = done.runs[done.runs["status"].isin(["finished", "diverged", "failed"])]
     rest = [f"{n} {s}" for s in ("diverged", "failed") if (n := int((done.draws["status"] == s).sum()))]
-    edges = at_edge(places(study.space, winner))
+    edges, halved = at_edge(places(study.space, winner)), ", halved twice" if len(table.stages) > 1 else ""
     lines = [
         "# @package _global_",
-        f"# source: scripts/search.py, best of {len(done.draws)} draws (seed {study.seed}"
+        f"# source: scripts/search.py, best of {len(done.draws)} draws{halved} (seed {study.seed}"
         f"{''.join(f', {text}' for text in rest)}), {len(ended)} runs of {ended['epochs'].sum()} epochs together, "
         f"{done.runs['finished_at'].dropna().max()[:10]}; table {table.file.name}, draw {winner['draw']}",
         f"# score: val accuracy {again.mean():.4f} ± {again.std():.4f}, mean and sd of {len(again)} seeds",
@@ -511,19 +407,13 @@ def conclude(table: Table, done: Search, folder: Path, replace: bool) -> None:
         raise SearchError(f"no draw finished: the space does not suit {study.name}")
     winner: Row = done.winner.to_dict()
     text, file = tuned(table, done, winner), folder / f"{study.name}.yaml"
-    score = done.confirmations(winner["draw"])["val_acc"]
+    score = scores(done.confirmations(winner["draw"]))
     print(f"{study.name}: draw {winner['draw']} of {len(done.draws)}, val {score.mean():.2%} ± {score.std():.2%} "
           f"({len(score)} seeds)")  # fmt: skip
     shares = places(study.space, winner)
     for key, share in shares.items():
-        low, high = study.space[key]["low"], study.space[key]["high"]
-        edge = "  <- at the edge: consider a wider range" if key in at_edge(shares) else ""
-        drawn = "".join(f" ({text})" for text in (
-            f"1 - it in {low:g} to {high:g}" if study.space[key].get("one_minus") else
-            f"times {study.space[key]['times']} in {low:g} to {high:g}" if "times" in study.space[key] else
-            f"{low:g} to {high:g}",
-        ))  # fmt: skip
-        print(f"  {key} = {winner[key]:g}{drawn}, {share:.0%} of the way{edge}")
+        edge = " <- at the edge, consider a wider range" if key in at_edge(shares) else ""
+        print(f"  {key} = {winner[key]}, {share:.0%} of the way through {describe(study.space[key])}{edge}")
     there = file.read_text(encoding="utf-8") if file.exists() else ""
     if there and table.file.name not in there and not replace:
         print(f"{file.name} stays, for its numbers are from elsewhere; --replace writes these in their place:\n{text}")
@@ -565,10 +455,8 @@ def main() -> None:
                 raise SearchError(f"--halving needs trainer.epochs of 4 or more, not {study.epochs}")
             table = Table(study, options.tables, options.budget, options.halving, workers)
             cost = [f"{count} draws x {epochs} epochs" for count, epochs in table.stages]
-            cost.append(
-                f"{table.size - sum(count for count, _ in table.stages)} runs of the best x {study.epochs} epochs"
-            )
-            print(f"{table.file.name}: {', '.join(cost)}", flush=True)
+            again = table.size - sum(count for count, _ in table.stages)
+            print(f"{table.file.name}: {', '.join(cost)}, {again} runs of the best x {study.epochs} epochs", flush=True)
             first = [table.row(place, table.stages[0][1], SEED) for place in range(options.budget)]
             if options.dry_run:
                 ended = sum(table.status(row) in ENDED for row in table.plan(first))

@@ -26,6 +26,7 @@ PARTS = {  # what each part may import of this package; a part not named here ma
         "rootfree.record",
         "rootfree.stop",
     },
+    "rootfree.workers": {"rootfree.stop", "rootfree.train"},
     "rootfree.progress": {"rootfree.folder"},
     "rootfree.folder": {"rootfree.claim"},
     "rootfree.record": {"rootfree.claim", "rootfree.folder", "rootfree.mirror", "rootfree.stop"},

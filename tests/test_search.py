@@ -25,6 +25,7 @@ from conftest import tiny
 from omegaconf import OmegaConf
 
 from rootfree.analysis.searches import Search, behind, best_of, read_search, read_searches, search_name
+from rootfree.workers import Reply
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "search.py"
@@ -182,28 +183,28 @@ class Fake:
     def ask(self, words: list[str]) -> Future[Any]:
         return self.submit(lambda worker: worker.ask(words))
 
-    def reply(self, words: list[str]) -> Any:
+    def reply(self, words: list[str]) -> Reply:
         settings = dict(word.split("=", 1) for word in words)
         planned = settings.pop("plan", None)
         run_id = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         if planned:
-            return search.Reply(0, f"to do {run_id} resnet8 sgd\n1 runs: 0 done, 1 to do")
+            return Reply(0, f"to do {run_id} resnet8 sgd\n1 runs: 0 done, 1 to do")
         folder = self.outputs / run_id
         folder.mkdir(parents=True, exist_ok=True)
         failed = folder / "failure.json"
         if failed.exists() and json.loads(failed.read_text())["attempts"] == 2:
-            return search.Reply(0, f"{run_id}: failed 2 times (doomed)")
+            return Reply(0, f"{run_id}: failed 2 times (doomed)")
         try:
             accuracy = self.score(settings)
         except RuntimeError as error:
             attempts = 2 if failed.exists() else 1
             failed.write_text(json.dumps({"status": "failed", "message": str(error), "attempts": attempts}))
-            return search.Reply(1, f"Traceback ...\nRuntimeError: {error}")
+            return Reply(1, f"Traceback ...\nRuntimeError: {error}")
         self.trained += 1
         status = "finished" if accuracy is not None else "diverged"
         summary = {"status": status, "val_acc": accuracy, "finished_at": "2026-01-02T00:00:00+00:00"}
         (folder / "summary.json").write_text(json.dumps(summary))
-        return search.Reply(0, "")
+        return Reply(0, "")
 
 
 def near(best: float) -> Callable[[dict[str, str]], float | None]:
@@ -235,8 +236,7 @@ def test_every_draw_has_the_same_rule_and_only_what_is_missing_is_trained(tmp_pa
     tuned = (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
     assert re.search(r"best of 8 draws \(seed 0, \d diverged\), 17 runs of 136 epochs together, 2026-01-02", tuned)
 
-    for folder in (tmp_path / "out").iterdir():  # the table remembers what run folders forgot
-        shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "out")  # the table remembers
     _, same, workers = searched(tmp_path, 8, near(0.1))
     assert workers.trained == 0
     assert made.file.read_text() == text
@@ -249,6 +249,13 @@ def test_every_draw_has_the_same_rule_and_only_what_is_missing_is_trained(tmp_pa
     assert workers.trained == 4 + 3 * again
     with pytest.raises(search.SearchError, match="has 12 draws already"):
         searched(tmp_path, 8, near(0.1))
+
+    lines = made.file.read_text().splitlines(keepends=True)
+    made.file.write_text("".join(lines[:3]))
+    larger.write()
+    assert made.file.read_text() == "".join(lines)
+    made.write()  # a command with a smaller budget that began before
+    assert sorted(made.file.read_text().splitlines(keepends=True)) == sorted(lines)
 
     other, _, workers = searched(tmp_path, 8, near(0.1), False, "trainer.clean_size=100")
     assert other.file != made.file, "other settings have a table of their own"
@@ -297,7 +304,7 @@ def test_the_edge_is_told_and_written_and_numbers_from_elsewhere_stay(
     file.unlink()
     searched(tmp_path, 24, near(0.001))
     assert "# at the edge of its range: optimizer.lr\n" in file.read_text()
-    assert "at the edge: consider a wider range" in capsys.readouterr().out
+    assert "at the edge, consider a wider range" in capsys.readouterr().out
     assert str(tmp_path) not in file.read_text()
 
 
