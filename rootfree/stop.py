@@ -61,3 +61,9 @@ def watching(workers: bool = False) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def pass_on() -> None:
+    """Give SIGUSR2 to who heeded it before: submitit, which queues the job again; a SIGTERM may mean cancelled."""
+    if _asked == "SIGUSR2" and callable(signal.getsignal(signal.SIGUSR2)):
+        signal.raise_signal(signal.SIGUSR2)

@@ -236,8 +236,9 @@ def _choices(group: str) -> str:
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def job(config: DictConfig) -> None:
     """What Hydra calls for a single run, and in a worker for each run of a sweep."""
-    check(config)
     hydra_config = HydraConfig.get()
+    os.chdir(hydra_config.runtime.cwd)  # relative paths are the command's; a worker of Ray starts elsewhere
+    check(config)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     cell = Cell(config, hydra_config.runtime.choices, hydra_config.overrides.task, in_sweep)
     if in_sweep:
@@ -255,7 +256,7 @@ def attempt(cell: Cell) -> None:
     try:
         run(cell)
     except stop.Interrupted:
-        pass  # its record knows
+        stop.pass_on()  # its record knows; on Slurm the job queues again
     except (Exception, SystemExit) as error:
         if not isinstance(error, SettingsError):
             traceback.print_exc()
@@ -275,6 +276,8 @@ def main() -> None:
             with_added_keys(call, words)
     except (SettingsError, HydraException, OmegaConfBaseException, OSError) as error:
         message = str(error).partition("Config search path")[0]
+        if lacks := re.search("'hydra/launcher/(submitit|ray)", message):
+            message += f" It needs pip install 'rootfree[{lacks[1].replace('submitit', 'slurm')}]'"
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except (stop.Interrupted, KeyboardInterrupt) as error:
@@ -319,6 +322,8 @@ def sweep(words: list[str]) -> None:
             if any(word.startswith("hydra/launcher=") for word in words):
                 try:
                     call(words)
+                except HydraException:
+                    raise
                 except Exception as error:  # a launcher may give up when one of its workers is killed
                     print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
             else:
