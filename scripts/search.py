@@ -160,8 +160,8 @@ class Study:
         names = (f"{choices.model}-{optimizer}-{choices.loss}", f"{choices.model}-{optimizer}", optimizer)
         file = next((spaces / f"{name}.yaml" for name in names if (spaces / f"{name}.yaml").exists()), None)
         if file is None:
-            there = ", ".join(sorted(path.stem for path in spaces.glob("*.yaml")))
-            raise SearchError(f"no search space for {optimizer!r} on {choices.model}: there are {there}")
+            raise SearchError(f"no search space for {optimizer} on {choices.model}: it goes into "
+                              f"experiments/search/{optimizer}.yaml or {choices.model}-{optimizer}.yaml")  # fmt: skip
         self.space, self.seed = read_space(file), draws_seed
         for word in settings:
             if (key := word.lstrip("+").partition("=")[0]) in self.space:
