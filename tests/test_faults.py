@@ -462,3 +462,16 @@ def test_wandb_can_read_what_was_mirrored_offline(entry: Entry, tmp_path: Path) 
 def test_folders_with_spaces_and_letters_of_any_kind(entry: Entry, tmp_path: Path) -> None:
     entry("outputs='läufe und mehr/αβγ'", "trainer.epochs=1")
     assert len(list(tmp_path.glob("läufe und mehr/αβγ/*/summary.json"))) == 1
+
+
+def test_results_that_cannot_be_written_are_named_and_nothing_is_lost(entry: Entry, tmp_path: Path) -> None:
+    entry("trainer.epochs=1")
+    closed = tmp_path / "results"
+    closed.write_text("not a folder, which for root is what a read-only one is for others")
+    line = [sys.executable, "scripts/collect.py", str(tmp_path / "outputs"), "--into", str(closed), "--merge"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("collect: ")
+    assert str(closed) in done.stderr
+    assert closed.is_file()
+    assert len(list(tmp_path.glob("outputs/*/summary.json"))) == 1
