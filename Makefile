@@ -82,8 +82,10 @@ sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,
 status: setup ## how the runs of a folder stand, while they are trained or after (ARGS=outputs=<folder>)
 	$(PY) scripts/status.py $(OUTPUTS)
 
-search: setup ## tune: make search ARGS="rf_rmsprop --budget 16 --jobs 2 --set model=resnet18"
-	$(PY) scripts/search.py $(WORDS)
+SEARCH = $(if $(BUDGET),--budget $(BUDGET)) $(if $(HALVING),--halving) $(if $(DRYRUN),--dry-run)
+STUDY = $(if $(DATA),dataset=$(DATA)) $(if $(MODEL),model=$(MODEL))
+search: setup ## tune: make search OPT=rf_rmsprop DATA=cifar10 MODEL=resnet18 BUDGET=24 JOBS=2 ARGS="trainer.epochs=12"
+	$(PY) scripts/search.py $(OPT) --jobs $(JOBS) $(SEARCH) $(WORDS) --set $(STUDY)
 
 publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
 	$(PY) scripts/collect.py $(OUTPUTS) --into results --merge

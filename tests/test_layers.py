@@ -13,6 +13,7 @@ PARTS = {  # what each part may import of this package; a part not named here ma
         "rootfree.distributed",
         "rootfree.folder",
         "rootfree.progress",
+        "rootfree.record",
         "rootfree.stop",
         "rootfree.trainer",
     },
@@ -28,6 +29,7 @@ PARTS = {  # what each part may import of this package; a part not named here ma
     },
     "rootfree.workers": {"rootfree.stop", "rootfree.train"},
     "rootfree.progress": {"rootfree.folder"},
+    "rootfree.theory": {"rootfree.optim"},
     "rootfree.folder": {"rootfree.claim"},
     "rootfree.record": {"rootfree.claim", "rootfree.folder", "rootfree.mirror", "rootfree.stop"},
 }
