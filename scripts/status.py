@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -31,14 +32,15 @@ def main() -> None:
             if status == "failed":
                 failures.append(f"{folder.name} {key[3]}: {failure_of(folder)['message']}")
     console = Console()
-    table = Table()
-    for heading in ("preset", "scale", "model", "arm", *STATUSES[:-1]):
-        table.add_column(heading, justify="right" if heading in STATUSES else "left")
-    for key, count in sorted(counts.items()):
-        table.add_row(*key, *(str(count[status] or "") for status in STATUSES[:-1]))
     total: Counter[str] = sum(counts.values(), Counter())
+    shown = [status for status in STATUSES if total[status]]
+    table = Table(box=SIMPLE, pad_edge=False)
+    for heading in ("preset", "scale", "model", "arm", *shown):
+        table.add_column(heading, justify="right" if heading in shown else "left", overflow="fold")
+    for key, count in sorted(counts.items()):
+        table.add_row(*key, *(str(count[status] or "") for status in shown))
     table.add_section()
-    table.add_row(f"{total.total()} runs", "", "", "", *(str(total[status] or "") for status in STATUSES[:-1]))
+    table.add_row("all", "", "", "", *(str(total[status]) for status in shown))
     console.print(table)
     for line in failures:
         console.print(line, style="red", highlight=False, soft_wrap=True)
