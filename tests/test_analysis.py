@@ -1,4 +1,4 @@
-"""The analysis on hand-made runs: verdicts, tables, report."""
+"""The analysis on hand-made runs: tables and report; the verdicts are in test_claims.py."""
 
 import json
 import re
@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from rootfree.analysis.claims import Claim, Part, Placebo, judge, load_claims, scorecard
 from rootfree.analysis.collect import collect, restore
 from rootfree.analysis.report import compare, report
-from rootfree.analysis.statistics import detectable, equivalence, noninferiority, superiority, t_interval
-from rootfree.analysis.tables import Study, read, studies
+from rootfree.analysis.tables import read, studies
 from rootfree.folder import headline, status_of
 
 ROOT = Path(__file__).parents[1]
@@ -64,169 +61,6 @@ def write_study(outputs: Path, arms: dict[str, Values], **changes: Any) -> None:
             run_id = f"{arm.replace(' ', '-')}-{seed}{changes.get('suffix', '')}"
             rest = {key: value for key, value in changes.items() if key != "suffix"}
             write_run(outputs, run_id, arm=arm, seed=seed, **outcome, **rest)
-
-
-def table(arms: dict[str, Values], **columns: Any) -> Study:
-    """A study without files; None is a run that diverged."""
-    rows = [
-        {"arm": arm, "seed": seed, "status": "finished" if value else "diverged", "test_acc": value or np.nan}
-        for arm, values in arms.items()
-        for seed, value in enumerate(values)
-    ]
-    frame = pd.DataFrame(rows).assign(**{"preset": "cnn", "scale": "laptop"} | columns)
-    return Study(frame, pd.DataFrame(), {}, {})
-
-
-def verdict(kind: str, a: Values, b: Values, margin: float = 1.0, **rest: Any) -> str:
-    """The verdict on a claim about two arms."""
-    part = Part("a against b", kind, {"a": 1.0, "b": -1.0}, {"other": margin}, "reason")
-    claim = Claim("X", "statement", "source", "cnn", "test_acc", [part], None)
-    placebo = Placebo("placebo", "b") if rest else None
-    return judge(claim, table({"a": a, "b": b} | rest), placebo).verdict
-
-
-def test_interval_is_the_textbook_one() -> None:
-    """scipy.stats gives the same numbers; one value has no bounds, none has no mean."""
-    from scipy import stats
-
-    data = [1.0, 2.5, 3.0, 4.5]
-    expected = stats.t.interval(0.95, 3, loc=np.mean(data), scale=stats.sem(data))
-    assert t_interval(data)[3:] == pytest.approx(expected, rel=1e-12)
-    assert t_interval([2.0])[:2] == (1, 2.0)
-    assert t_interval([2.0])[3:] == (-np.inf, np.inf)
-    assert t_interval([]).n == 0
-    assert np.isnan(t_interval([]).mean)
-    assert stats.ttest_1samp(data, 0).pvalue < 0.05
-    assert superiority(data, 0).verdict == "supported"
-
-
-def test_detectable_difference_shrinks_with_seeds_and_grows_with_spread() -> None:
-    """At the difference called detectable, a t test has about the promised power."""
-    data = np.array([-1.0, 1.0] * 5)
-    limit = detectable(data, 0.025, 0.2)
-    assert limit < detectable(data[:4], 0.025, 0.2)
-    assert limit == pytest.approx(detectable(2 * data, 0.025, 0.2) / 2)
-    draws = np.random.default_rng(0).normal(limit, data.std(ddof=1), size=(2000, data.size))
-    assert np.mean([t_interval(draw).low > 0 for draw in draws]) == pytest.approx(0.8, abs=0.04)
-
-
-@pytest.mark.parametrize(
-    ("kind", "differences", "expected"),
-    [
-        (superiority, [2.0, 2.2, 1.8, 2.1], "supported"),
-        (superiority, [-2.0, -2.2, -1.8, -2.1], "refuted"),
-        (superiority, [0.3, 0.4, 0.35, 0.3], "refuted"),  # surely positive, but surely less than what matters
-        (superiority, [3.0, -2.0], "underpowered"),
-        (superiority, [0.6, 1.4, 0.4, 1.0, -0.3, 0.9, 0.8, 1.3, -0.4, 1.2, -0.5, 1.4], "supported"),
-        (superiority, [0.0, 0.0, 0.0], "refuted"),  # ties
-        (noninferiority, [0.1, -0.2, 0.0, 0.1], "supported"),
-        (noninferiority, [-2.0, -2.2, -1.8], "refuted"),
-        (noninferiority, [0.0, 0.0, 0.0], "supported"),
-        (noninferiority, [-1.4, -0.6, -1.2, -0.8, -1.0, -1.0], "inconclusive"),
-        (noninferiority, [-4.0, 4.0, 1.0], "underpowered"),
-        (noninferiority, [0.0], "underpowered"),  # one row
-        (equivalence, [0.1, -0.2, 0.0, 0.1], "supported"),
-        (equivalence, [2.0, 2.1, 1.9], "refuted"),
-        (equivalence, [-2.0, -2.1, -1.9], "refuted"),
-        (equivalence, [0.6, 1.4, 0.8, 1.2, 1.0, 1.0], "inconclusive"),
-        (equivalence, [], "no data"),
-    ],
-)
-def test_verdicts_of_the_tests(kind: Any, differences: list[float], expected: str) -> None:
-    """Clear yes, clear no, ties, zero variance, one row, none, at a margin of 1."""
-    assert kind(differences, 1.0).verdict == expected
-
-
-def test_margin_zero_asks_for_the_sign() -> None:
-    """Small but sure is enough, and what is undecided needs more seeds."""
-    assert superiority([0.3, 0.4, 0.35], 0).verdict == "supported"
-    assert superiority([-0.3, -0.4, -0.35], 0).verdict == "refuted"
-    assert superiority([-0.3, 0.4, 0.1], 0).verdict == "underpowered"
-
-
-def test_pairs_are_formed_by_seed() -> None:
-    """Seeds that vary together cancel; a seed that one arm lacks is left out; an arm that was not run gives no data."""
-    together: Values = [80.0, 85.0, 90.0, 95.0]
-    ahead: Values = [82.0, 87.1, 92.0, 96.9]
-    assert verdict("superiority", ahead, together) == "supported"
-    assert verdict("superiority", ahead[::-1], together) == "underpowered"
-    assert verdict("superiority", [*ahead, 10.0, 10.0], together) == "supported"
-    assert verdict("superiority", ahead, []) == "no data"
-
-
-def test_divergence_withholds_support() -> None:
-    """Not for the arm that diverged more often, whatever its surviving runs say; for its rival, support stands."""
-    good: Values = [89.0, 89.1, 88.9, 89.0]
-    worse: Values = [85.0, 85.2, 84.9, 85.1]
-    assert verdict("superiority", [*good, None], [*worse, 85.0]) == "inconclusive"
-    assert verdict("noninferiority", [*good, None], [*good, 89.0]) == "inconclusive"
-    assert verdict("equivalence", [*good, 89.0], [*good, None]) == "inconclusive"
-    assert verdict("superiority", [*good, 89.0], [*worse, None]) == "supported"
-    assert verdict("superiority", [*good, None], [*worse, None]) == "supported"
-    assert verdict("superiority", [None, None], [85.0, 85.2]) == "inconclusive"
-    assert verdict("superiority", [*worse, None], [*good, 89.0]) == "refuted"
-
-
-def test_placebo_sets_the_noise_floor() -> None:
-    """A lead is not supported where the placebo is as far away from the method that it equals."""
-    ahead: Values = [90.1, 90.0, 90.2, 90.1]
-    base: Values = [88.9, 89.0, 89.1, 89.0]
-    assert verdict("superiority", ahead, base, placebo=[89.0, 89.1, 89.0, 88.9]) == "supported"
-    assert verdict("superiority", ahead, base, placebo=[90.4, 90.3, 90.5, 90.4]) == "inconclusive"
-
-
-def test_first_claim_with_its_premise() -> None:
-    """C1 takes the weakest of its parts, and asks nothing where SGD does not lead."""
-    claims = load_claims(CLAIMS)
-    first = claims.claims[0]
-
-    def decide(**changes: list[Any]) -> str:
-        return judge(first, table(ARMS | changes), claims.placebo).verdict
-
-    assert decide() == "supported"
-    assert decide(adamw=ARMS["sgd"]) == "premise not met"
-    assert decide(adamw=[80.0, 95.0, 88.0, 92.0, 70.0]) == "underpowered"  # the premise itself is open
-    assert decide(rf_rmsprop=ARMS["adamw"]) == "refuted"
-    assert decide(rf_rmsprop=[]) == "no data"
-    assert first.parts[0].margin("laptop") == 1.0
-    assert first.parts[0].margin("paper") == 0.5
-    judgements = scorecard(claims, [table(ARMS), table(ARMS, preset=None)])
-    assert [(j.claim.id, j.verdict) for j in judgements] == [("C1", "supported"), ("C2", "no data")]
-
-
-def test_lower_is_better_for_a_gap() -> None:
-    """Positive weights name the favoured arm whatever the metric."""
-    part = Part("a generalises better", "superiority", {"a": 1.0, "b": -1.0}, {"other": 0.5}, "reason")
-    claim = Claim("X", "statement", "source", "cnn", "gap_acc", [part], None)
-    study = table({"a": [1.0, 1.1, 0.9], "b": [3.0, 3.2, 2.9]})
-    runs = study.runs.rename(columns={"test_acc": "gap_acc"})
-    assert judge(claim, Study(runs, study.curves, {}, {})).verdict == "supported"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (
-            "kind: noninferiority",
-            "kind: better",
-            "claim 1 .C1., part 1: kind 'better' is unknown; allowed are superiority",
-        ),
-        ("metric: test_acc", "metric: accuracy", "claim 1 .C1.: metric 'accuracy' is unknown"),
-        ("margin: {laptop: 1.0, other: 0.5}", "margin: {laptop: 1.0}", "margin must be a number"),
-        ("{rf_rmsprop: 1, sgd: -1}", "{rf_rmsprop: 1}", "with both signs"),
-        ("preset: cnn", "presets: cnn", "key 'presets' is unknown"),
-        ("id: C2", "id: C1", "ids must differ"),
-        ("claims:", "claims: [", "not readable yaml"),
-    ],
-)
-def test_claims_file_errors_name_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:
-    """Each is one line that says where and what."""
-    broken = tmp_path / "claims.yaml"
-    broken.write_text(CLAIMS.read_text().replace(old, new, 1 if old != "claims:" else -1))
-    with pytest.raises(ValueError, match=message) as caught:
-        load_claims(broken)
-    assert "\n" not in str(caught.value)
-    assert str(broken) in str(caught.value)
 
 
 def test_collect_is_sorted_exact_and_stable(tmp_path: Path) -> None:
@@ -318,7 +152,7 @@ def test_studies_choose_runs(tmp_path: Path) -> None:
     assert studies(runs, whole[1])[0].budgets["adamw"] == 0
     assert studies(runs, whole[1], searches=whole[0])[0].budgets["adamw"] == 3  # known from published tables
     assert second.arms == ["lion"]
-    assert second.presets == []
+    assert second.preset is None
     assert second.scale is None
     runs, curves = read(tmp_path)
     (smoke,) = studies(runs[runs["study"] == "smoke"], curves)

@@ -1,20 +1,25 @@
 """Claims as data, and the verdict that a study gives on each: see `experiments/claims.yaml` for the vocabulary."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rootfree.analysis.statistics import TESTS, Outcome, Verdict
+from rootfree.analysis.checks import Check, evaluate
+from rootfree.analysis.statistics import ALPHA, TESTS, Outcome, Verdict, count, exact, holm, ordering
 from rootfree.analysis.tables import Study
 
-# The metrics a claim can be about, 1 if more is better.
-BETTER = {"test_acc": 1, "test_loss": -1, "gap_acc": -1, "gap_loss": 1}
+# The metrics that can be compared, 1 if more is better, and their units.
+BETTER = {"test_acc": 1, "test_loss": -1, "gap_acc": -1, "gap_loss": 1, "unrest": -1}
+UNITS = {"test_acc": "points", "gap_acc": "points", "test_loss": "nats", "gap_loss": "nats", "unrest": "points"}
+COUNTED = ("diverged", "failures")  # what a run can suffer
+KINDS = [*TESTS, "ordering", "count", "exact"]
 # Verdicts, weakest first.
 STRENGTH: list[Verdict] = ["refuted", "no data", "premise not met", "underpowered", "inconclusive", "supported"]
 
@@ -28,6 +33,8 @@ class Part:
     difference: dict[str, float]
     margins: dict[str, float]
     reason: str
+    metric: str = "test_acc"
+    seeds: int = 0  # pairs that were planned
 
     def margin(self, scale: str | None) -> float:
         """The margin at a scale."""
@@ -41,10 +48,23 @@ class Claim:
     id: str
     statement: str
     source: str
-    preset: str
-    metric: str
-    parts: list[Part]
-    premise: Part | None
+    presets: list[str]
+    parts: list[Part | Check]
+    premise: Part | None = None
+    where: dict[str, list[str]] = field(default_factory=dict)  # what a deciding study has in its columns
+    missing: str = ""  # what it would take, where nothing can decide it
+
+    def concerns(self, study: Study) -> bool:
+        """Whether a study decides this claim."""
+        first = study.runs.iloc[0]
+        fits = all(str(first.get(column)) in allowed for column, allowed in self.where.items())
+        return fits and study.preset in self.presets and any(study.size(study.arm(arm)) for arm in self.arms)
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that are compared."""
+        parts = [*([self.premise] if self.premise else []), *self.parts]
+        return list(dict.fromkeys(arm for part in parts if isinstance(part, Part) for arm in part.difference))
 
 
 class Placebo(NamedTuple):
@@ -61,18 +81,36 @@ class Claims(NamedTuple):
     baselines: list[str]
     placebo: Placebo | None
 
+    def wanted(self) -> dict[str, list[str]]:
+        """The arms that a preset's claims compare, whichever preset asked for their runs first."""
+        arms: dict[str, list[str]] = {}
+        for claim in self.claims:
+            for preset in claim.presets:
+                known = arms.setdefault(preset, [])
+                known += [arm for arm in claim.arms if arm not in known]
+        return arms
+
 
 class Finding(NamedTuple):
-    """What a study says about one part; `note` tells why the verdict is not the test's own."""
+    """What a study, or a table, says about one part; `note` tells why the verdict is not the test's own."""
 
-    part: Part
+    part: Part | Check
     margin: float
     outcome: Outcome
     note: str = ""
+    adjusted: float = np.nan  # p after Holm
+    arms: Mapping[str, str] = {}  # an arm of the claim -> its name in the study
+    left_out: str = ""  # runs that diverged, whose pairs enter no mean
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is left of the test's verdict: the adjusted p decides."""
+        decided = self.outcome.verdict in ("supported", "refuted")
+        return self.outcome.undecided if decided and self.adjusted > ALPHA else self.outcome.verdict
 
 
 class Judgement(NamedTuple):
-    """A claim's verdict in one study, or without one where no study can decide it."""
+    """A claim's verdict in one study, or from tables alone where no study decides it."""
 
     claim: Claim
     study: Study | None
@@ -83,63 +121,133 @@ class Judgement(NamedTuple):
 
 def differences(study: Study, weights: Mapping[str, float], metric: str) -> np.ndarray:
     """The weighted sum of arms at every seed that all finished; positive is better for arms with positive weight."""
-    columns = [study.finished(arm, metric) * weight * BETTER[metric] for arm, weight in weights.items()]
+    columns = [study.finished(study.arm(arm), metric) * weight * BETTER[metric] for arm, weight in weights.items()]
     shared = sorted(set.intersection(*(set(column.index) for column in columns)))
     return np.sum([column.loc[shared].to_numpy(dtype=float) for column in columns], axis=0)
 
 
+def record(study: Study, first: str, second: str, metric: str) -> tuple[int, int, int]:
+    """Pairs that the first arm wins, loses, ties; a run that diverged loses to one that finished."""
+    ended = set(study.seeds(first)) & set(study.seeds(second))
+    values = [study.finished(arm, metric) * BETTER[metric] for arm in (first, second)]
+    a, b = (column.reindex(sorted(ended)).fillna(-np.inf).to_numpy(dtype=float) for column in values)
+    return int((a > b).sum()), int((a < b).sum()), int((a == b).sum())
+
+
 def judge(claim: Claim, study: Study, placebo: Placebo | None = None) -> Judgement:
-    """The verdict of one study on one claim: its weakest part's, provided that the premise holds."""
-    findings = [_test(part, study, claim.metric, placebo) for part in claim.parts]
-    verdict = min((finding.outcome.verdict for finding in findings), key=STRENGTH.index)
-    premise = _test(claim.premise, study, claim.metric, placebo) if claim.premise else None
-    if premise and premise.outcome.verdict != "supported":
+    """The verdict of one study on one claim, as if nothing else had been tested."""
+    return scorecard(Claims([claim], [], placebo), [study])[0]
+
+
+def scorecard(claims: Claims, studies: Sequence[Study], tables: Mapping[str, pd.DataFrame] = {}) -> list[Judgement]:
+    """Every claim with every study that decides it; from tables, or `no data`, where none does.
+
+    Args:
+        claims: what is asked.
+        studies: the runs; what is tested in those of one scale and data set is one family for Holm.
+        tables: `theory` and `bench`, as far as there are any.
+    """
+    drafts: list[tuple[Claim, Study | None, list[Finding]]] = []
+    for claim in claims.claims:
+        parts = [*([claim.premise] if claim.premise else []), *claim.parts]
+        deciding: list[Study | None] = [study for study in studies if claim.concerns(study)]
+        for study in deciding or [None]:
+            drafts.append((claim, study, [_examine(part, study, tables, claims.placebo) for part in parts]))
+    families: dict[Any, list[float]] = {}
+    for _, study, findings in drafts:
+        families.setdefault(_family(study), []).extend(finding.outcome.p for finding in findings)
+    adjusted = {family: iter(holm(p).tolist()) for family, p in families.items()}
+    return [
+        _judgement(claim, study, [finding._replace(adjusted=next(adjusted[_family(study)])) for finding in findings])
+        for claim, study, findings in drafts
+    ]
+
+
+def _family(study: Study | None) -> tuple[str | None, str] | None:
+    return (study.scale, str(study.runs["dataset"].iloc[0])) if study else None
+
+
+def _judgement(claim: Claim, study: Study | None, findings: list[Finding]) -> Judgement:
+    """The weakest part's verdict, provided that the premise holds."""
+    premise = findings.pop(0) if claim.premise else None
+    verdict = min((finding.verdict for finding in findings), key=STRENGTH.index)
+    if premise and premise.verdict != "supported":
         # An undecided premise leaves the claim as undecided as itself: it is not known to fail.
-        verdict = "premise not met" if premise.outcome.verdict == "refuted" else premise.outcome.verdict
+        verdict = "premise not met" if premise.verdict == "refuted" else premise.verdict
     return Judgement(claim, study, verdict, premise, findings)
 
 
-def scorecard(claims: Claims, studies: list[Study]) -> list[Judgement]:
-    """Every claim with every study of its preset; `no data` for a claim that has none."""
-    judgements = []
-    for claim in claims.claims:
-        deciding = [study for study in studies if claim.preset in study.presets]
-        judgements += [judge(claim, study, claims.placebo) for study in deciding]
-        if not deciding:
-            judgements.append(Judgement(claim, None, "no data", None, []))
-    return judgements
-
-
-def _test(part: Part, study: Study, metric: str, placebo: Placebo | None) -> Finding:
+def _examine(
+    part: Part | Check, study: Study | None, tables: Mapping[str, pd.DataFrame], placebo: Placebo | None
+) -> Finding:
     """Test one part, and withhold support that the diverged runs or the noise floor do not allow."""
+    if isinstance(part, Check):
+        agreeing, n, note = evaluate(part, tables)
+        return Finding(part, np.nan, exact(agreeing, n, measured=part.column is not None), note)
+    if study is None:
+        return Finding(part, np.nan, exact(0, 0), "not run")
     margin = part.margin(study.scale)
-    outcome = TESTS[part.kind](differences(study, part.difference, metric), margin)
-    missing = [arm for arm in part.difference if not study.size(arm)]
-    if missing:
-        return Finding(part, margin, outcome, f"{', '.join(missing)} was not run")
+    arms = {arm: study.arm(arm) for arm in part.difference}
+    if missing := [arm for arm, found in arms.items() if not study.size(found)]:
+        return Finding(part, margin, exact(0, 0), f"{', '.join(missing)} was not run")
+    if part.kind == "count":
+        return _count(part, study, margin, arms)
+    if part.kind == "exact":
+        columns = [study.column(arm, part.metric) for arm in arms.values()]
+        pairs = pd.concat(columns, axis=1, join="inner").dropna()
+        same = int((pairs.iloc[:, 0] == pairs.iloc[:, 1]).sum())
+        return Finding(part, margin, exact(same, len(pairs)), f"{same} of {len(pairs)} pairs", arms=arms)
+    if part.kind == "ordering":
+        first, second = arms.values()
+        wins, losses, ties = record(study, first, second, part.metric)
+        outcome, note = ordering(wins, losses, margin), f"{ties} ties" if ties else ""
+    else:
+        outcome, note = TESTS[part.kind](differences(study, part.difference, part.metric), margin), ""
+    lost = {arm: study.diverged(found) for arm, found in arms.items()}
     if outcome.verdict == "no data":
-        lost = [arm for arm in part.difference if study.diverged(arm)]
-        if lost:  # it was run and it failed: that is not nothing
-            note = "; ".join(f"{arm} diverged in {study.diverged(arm)} of {study.size(arm)} runs" for arm in lost)
-            return Finding(part, margin, outcome._replace(verdict="inconclusive"), note)
-        return Finding(part, margin, outcome, "no seed is shared by the arms")
-    if outcome.verdict != "supported":
-        return Finding(part, margin, outcome)
+        note = "no seed is shared by the arms"
+        if any(lost.values()):  # it was run and it failed: that is not nothing
+            outcome = outcome._replace(verdict="inconclusive", undecided="inconclusive")
+            note = "; ".join(f"{arm} diverged in {n} of {study.size(arms[arm])} runs" for arm, n in lost.items() if n)
+        return Finding(part, margin, outcome, note, arms=arms)
+    left_out = ", ".join(f"{n} of {arm}" for arm, n in lost.items() if n) if part.kind != "ordering" else ""
+    if outcome.verdict == "supported":
+        reason = _diverges(part, study, arms) or _too_near(part, study, outcome, placebo)
+        if reason:
+            outcome, note = outcome._replace(verdict="inconclusive"), reason
+    return Finding(part, margin, outcome, note, arms=arms, left_out=left_out)
 
-    share = {arm: study.diverged(arm) / study.size(arm) for arm in part.difference}
+
+def _count(part: Part, study: Study, margin: float, arms: dict[str, str]) -> Finding:
+    ((arm, weight),) = part.difference.items()
+    happened = study.column(arms[arm], "status") == "diverged"
+    if part.metric == "failures":
+        happened |= study.column(arms[arm], "failures").astype(float).gt(0)
+    outcome = count(int(happened.sum()), len(happened), margin, above=weight > 0)
+    return Finding(part, margin, outcome, f"{happened.sum()} of {len(happened)} runs", arms=arms)
+
+
+def _diverges(part: Part, study: Study, arms: dict[str, str]) -> str:
+    """Why a part is not supported: its arm diverged more often than its rival."""
+    share = {arm: study.diverged(found) / study.size(found) for arm, found in arms.items()}
     favoured = max((arm for arm, weight in part.difference.items() if weight > 0), key=lambda arm: share[arm])
     rival = min((arm for arm, weight in part.difference.items() if weight < 0), key=lambda arm: share[arm])
     if part.kind == "equivalence" and share[rival] > share[favoured]:
         favoured, rival = rival, favoured
-    note = ""
-    if share[favoured] > share[rival]:
-        counts = f"{study.diverged(favoured)} of {study.size(favoured)} runs"
-        note = f"{favoured} diverged more often ({counts}) than {rival}"
-    elif part.kind == "superiority" and placebo:
-        floor = differences(study, {placebo.arm: 1, placebo.of: -1}, metric)
-        if floor.size and outcome.interval.mean <= abs(floor.mean()):
-            note = f"not above the noise floor: {placebo.arm} is {abs(floor.mean()):.2f} away from {placebo.of}"
-    return Finding(part, margin, outcome._replace(verdict="inconclusive") if note else outcome, note)
+    if share[favoured] <= share[rival]:
+        return ""
+    counts = f"{study.diverged(arms[favoured])} of {study.size(arms[favoured])} runs"
+    return f"{favoured} diverged more often ({counts}) than {rival}"
+
+
+def _too_near(part: Part, study: Study, outcome: Outcome, placebo: Placebo | None) -> str:
+    """Why a part is not supported: the placebo is as far from the method that it equals."""
+    if part.kind != "superiority" or not placebo:
+        return ""
+    floor = differences(study, {placebo.arm: 1, placebo.of: -1}, part.metric)
+    if not floor.size or outcome.interval.mean > abs(floor.mean()):
+        return ""
+    return f"not above the noise floor: {placebo.arm} is {abs(floor.mean()):.2f} away from {placebo.of}"
 
 
 def load_claims(path: Path) -> Claims:
@@ -166,29 +274,72 @@ def load_claims(path: Path) -> Claims:
 
 
 def _claim(entry: Any, where: str) -> Claim:
-    required: dict[str, type] = dict.fromkeys(["id", "statement", "source", "preset", "metric"], str) | {"parts": list}
+    required: dict[str, type] = dict.fromkeys(["id", "statement", "source"], str) | {"parts": list}
+    optional: dict[str, type] = {
+        "preset": object,
+        "metric": str,
+        "premise": dict,
+        "where": dict,
+        "missing": str,
+        "seeds": int,
+    }
     if isinstance(entry, dict) and "id" in entry:
         where = f"{where} ({entry['id']})"
-    fields = _keys(entry, required, {"premise": dict}, where)
-    _one_of(fields["metric"], BETTER, f"{where}: metric")
+    fields = _keys(entry, required, optional, where)
+    defaults = {"metric": fields.pop("metric", "test_acc"), "seeds": fields.pop("seeds", 0)}
     if not fields["parts"]:
         raise ValueError(f"{where}: parts is empty, a claim needs at least one")
-    parts = [_part(part, f"{where}, part {number}") for number, part in enumerate(fields.pop("parts"), start=1)]
-    premise = fields.pop("premise", None)
-    return Claim(**fields, parts=parts, premise=_part(premise, f"{where}, premise") if premise else None)
+    parts = [
+        _part(part, defaults, f"{where}, part {number}") for number, part in enumerate(fields.pop("parts"), start=1)
+    ]
+    premise = _part(fields.pop("premise"), defaults, f"{where}, premise") if "premise" in fields else None
+    presets = _listed(fields.pop("preset", []))
+    if not presets and any(isinstance(part, Part) for part in parts):
+        raise ValueError(f"{where}: lacks preset, whose runs its parts compare")
+    if isinstance(premise, Check):
+        raise ValueError(f"{where}, premise: must compare runs")
+    chosen = {column: _listed(allowed) for column, allowed in fields.pop("where", {}).items()}
+    return Claim(**fields, presets=presets, parts=parts, premise=premise, where=chosen)
 
 
-def _part(entry: Any, where: str) -> Part:
-    fields = _keys(entry, {"text": str, "kind": str, "difference": dict, "margin": object, "reason": str}, {}, where)
-    _one_of(fields["kind"], TESTS, f"{where}: kind")
+def _part(entry: Any, defaults: dict[str, Any], where: str) -> Part | Check:
+    if isinstance(entry, dict) and "table" in entry:
+        return _check(entry, where)
+    required: dict[str, type] = {"text": str, "kind": str, "difference": dict, "margin": object, "reason": str}
+    fields = defaults | _keys(entry, required, {"metric": str, "seeds": int}, where)
+    kind = fields["kind"]
+    _one_of(kind, KINDS, f"{where}: kind")
+    if kind != "exact":
+        _one_of(fields["metric"], COUNTED if kind == "count" else BETTER, f"{where}: metric")
     margin = fields.pop("margin")
     margins = margin if isinstance(margin, dict) else {"other": margin}
     if "other" not in margins or not all(_number(value) and value >= 0 for value in margins.values()):
         raise ValueError(f"{where}: margin must be a number >= 0, or one per scale and one for `other`, not {margin!r}")
     weights = fields["difference"].values()
-    if not all(map(_number, weights)) or not min(weights, default=0) < 0 < max(weights, default=0):
+    if kind == "count":
+        if len(weights) != 1 or not all(map(_number, weights)):
+            raise ValueError(f"{where}: difference must be one arm, 1 for above the margin and -1 for below")
+    elif not all(map(_number, weights)) or not min(weights, default=0) < 0 < max(weights, default=0):
         raise ValueError(f"{where}: difference must weigh arms, with both signs, not {fields['difference']!r}")
+    elif kind in ("ordering", "exact") and list(weights) != [1, -1]:
+        raise ValueError(f"{where}: difference must be {{first: 1, second: -1}}, not {fields['difference']!r}")
     return Part(**fields, margins=margins)
+
+
+def _check(entry: dict[str, Any], where: str) -> Check:
+    optional: dict[str, type] = {"against": dict, "column": str, "above": object, "below": object, "rising": bool}
+    required: dict[str, type] = {"text": str, "kind": str, "table": str, "rows": dict, "reason": str}
+    fields = _keys(entry, required, optional, where)
+    _one_of(fields.pop("kind"), ["exact"], f"{where}: kind")
+    _one_of(fields["table"], ["theory", "bench"], f"{where}: table")
+    asked = any(key in fields for key in ("above", "below", "rising"))
+    if ("column" in fields) != asked or not all(_number(fields.get(key, 0)) for key in ("above", "below")):
+        raise ValueError(f"{where}: needs column with above, below (numbers) or rising, or none of them")
+    return Check(**fields)
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _keys(entry: Any, required: dict[str, type], optional: dict[str, type], where: str) -> dict[str, Any]:
@@ -205,7 +356,7 @@ def _keys(entry: Any, required: dict[str, type], optional: dict[str, type], wher
     return dict(entry)
 
 
-def _one_of(name: Any, allowed: Mapping[str, Any], where: str) -> None:
+def _one_of(name: Any, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
     if name not in allowed:
         raise ValueError(f"{where} {name!r} is unknown; allowed are {', '.join(allowed)}")
 

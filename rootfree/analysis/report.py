@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from rootfree.analysis import sections
+from rootfree.analysis.checks import MADE_BY, Check
 from rootfree.analysis.claims import Judgement, load_claims, scorecard
 from rootfree.analysis.figures import draw, looks, save
 from rootfree.analysis.page import Block, Heading, Picture, Table, Text, html, markdown
@@ -43,12 +46,13 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         known = read(published)
     folders = [directory / "search", *([published / "search"] if known and published else [])]
     tables = [search for folder in folders for search in read_searches(folder)]
-    found = studies(runs, curves, searches=known[0] if known else None, tables=tables)
+    searches = known[0] if known else None
+    found = studies(runs, curves, searches=searches, tables=tables, wanted=claims.wanted())
     if not found:
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
         )
-    judgements = scorecard(claims, found)
+    judgements = scorecard(claims, found, _side_tables(directory, published))
     look = looks(sorted({arm for study in found for arm in study.arms}))
     figures = directory / "figures"
     figures.mkdir(exist_ok=True)
@@ -140,9 +144,8 @@ def _opening(judgements: list[Judgement], found: list[Study]) -> list[Block]:
         )
     rows = []
     for judgement in judgements:
-        study, claim = judgement.study, judgement.claim
-        where = f"{study.scale}-scale: {study.setting}" if study else "-"
-        rows.append([claim.id, claim.statement, where, judgement.verdict, sections.why(judgement)])
+        claim = judgement.claim
+        rows.append([claim.id, claim.statement, _where(judgement), judgement.verdict, sections.why(judgement)])
     sources = "; ".join(f"{claim.id} {claim.source}" for claim in claims)
     card = Table(
         ["claim", "statement", "where", "verdict", "why"], rows, f"Claims are in our words. Sources: {sources}."
@@ -158,9 +161,28 @@ def _brief(study: Study) -> Table:
     )
 
 
+def _where(judgement: Judgement) -> str:
+    """Scale, model and data set of a verdict, or the tables it rests on."""
+    if judgement.study:
+        return f"{judgement.study.scale}-scale: {judgement.study.setting}"
+    if judgement.claim.presets:
+        return "-"
+    return ", ".join(sorted({f"{part.table}.csv" for part in judgement.claim.parts if isinstance(part, Check)}))
+
+
+def _side_tables(*directories: Path | None) -> dict[str, pd.DataFrame]:
+    """`theory.csv` and `bench.csv` of the first folder that has them."""
+    found: dict[str, pd.DataFrame] = {}
+    for folder in [directory for directory in directories if directory]:
+        for name in MADE_BY:
+            if name not in found and (file := folder / f"{name}.csv").is_file():
+                found[name] = pd.read_csv(file)
+    return found
+
+
 def _verdicts(judgements: list[Judgement]) -> Table:
     """The scorecard as far as a terminal is wide."""
-    rows = [[j.claim.id, j.study.title if j.study else f"preset {j.claim.preset}", j.verdict] for j in judgements]
+    rows = [[j.claim.id, _where(j), j.verdict] for j in judgements]
     return Table(["claim", "where", "verdict"], rows, "The numbers behind the verdicts are on the page.")
 
 

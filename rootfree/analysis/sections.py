@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from rootfree.analysis.claims import Claims, Finding, Judgement, differences
+from rootfree.analysis.checks import Check
+from rootfree.analysis.claims import UNITS, Claims, Finding, Judgement, Part, differences
 from rootfree.analysis.page import Block, Details, Heading, Table, Text
 from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.tables import Study
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
-UNITS = {"test_acc": "points", "gap_acc": "points", "test_loss": "nats", "gap_loss": "nats"}
 
 
 def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[Block]:
@@ -164,13 +164,23 @@ def runs(study: Study) -> Details:
 
 def why(judgement: Judgement) -> str:
     """The numbers behind a verdict, a line for each part."""
-    if judgement.study is None:
-        return f"Preset {judgement.claim.preset} was not run."
-    unit = UNITS[judgement.claim.metric]
-    lines = [_reason(finding, unit) for finding in judgement.findings]
+    if not judgement.study and judgement.claim.missing:
+        return f"Missing: {judgement.claim.missing}."
+    lines = [_reason(finding) for finding in judgement.findings]
+    if judgement.study is None and judgement.claim.presets:
+        lines.insert(0, f"Preset {' or '.join(judgement.claim.presets)} was not run.")
     if judgement.premise:
-        lines.insert(0, f"Premise: {_reason(judgement.premise, unit)}")
-    return "\n".join(lines)
+        lines.insert(0, f"Premise: {_reason(judgement.premise)}")
+    return "\n".join(line for line in lines if line)
+
+
+def tuned(judgement: Judgement) -> str:
+    """What was spent on tuning each arm that a judgement compares."""
+    if not judgement.study:
+        return "-"
+    findings = [*([judgement.premise] if judgement.premise else []), *judgement.findings]
+    arms = dict.fromkeys(found for finding in findings for found in finding.arms.values())
+    return ", ".join(f"{arm} {judgement.study.budgets.get(arm) or 'none'}" for arm in arms) or "-"
 
 
 def spread(interval: Interval, sign: str = "") -> str:
@@ -185,18 +195,38 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _reason(finding: Finding, unit: str) -> str:
+def _reason(finding: Finding) -> str:
     """One part in words, as in: A is ahead of B: supported, +1.54 points (95% +1.33 to +1.74, n = 5), margin 1."""
-    verdict, interval, detectable = finding.outcome
-    text = f"{finding.part.text}: {verdict}"
-    if interval.n:
-        level = 90 if finding.part.kind == "equivalence" else 95
-        text += f", {_difference(interval, unit, level)}, margin {finding.margin:g}"
+    part, interval = finding.part, finding.outcome.interval
+    if finding.note == "not run":
+        return ""
+    text = f"{part.text}: {finding.verdict}"
+    if isinstance(part, Check):
+        return f"{text} ({finding.note})."
+    if interval.n and part.kind in ("ordering", "count"):
+        share = f"95% {interval.low:.2f} to {interval.high:.2f}, n = {interval.n}"
+        text += f", share {interval.mean:.2f} ({share}), margin {finding.margin:g}"
+    elif interval.n and part.kind != "exact":
+        level = 90 if part.kind == "equivalence" else 95
+        text += f", {_difference(interval, UNITS[part.metric], level)}, margin {finding.margin:g}"
+    if interval.n and not np.isnan(finding.adjusted):
+        text += f", p {_p(finding.outcome.p)}, after Holm {_p(finding.adjusted)}"
     if finding.note:
         text += f"; {finding.note}"
-    elif verdict in ("underpowered", "inconclusive") and np.isfinite(detectable):
-        text += f"; a difference of {detectable:.2f} would be seen"
-    return f"{text}."
+    elif finding.verdict in ("underpowered", "inconclusive") and np.isfinite(finding.outcome.detectable):
+        what = "share" if part.kind in ("ordering", "count") else "difference"
+        text += f"; a {what} of {finding.outcome.detectable:.2f} would be seen"
+    if finding.left_out:
+        text += f"; left out, as diverged: {finding.left_out}"
+    return f"{text}{_preliminary(part, interval.n)}."
+
+
+def _preliminary(part: Part, n: int) -> str:
+    return f"; preliminary, {n} of {part.seeds} planned" if 0 < n < part.seeds else ""
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _difference(interval: Interval, unit: str, level: int = 95) -> str:

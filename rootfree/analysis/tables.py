@@ -1,6 +1,6 @@
 """The collected tables, read back and grouped into studies: runs that may be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that may be compared: alike but for optimizer and seed; one setting per arm, one run per arm and seed."""
+    """Runs of one preset, alike but for optimizer and seed; one setting per arm, one run per arm and seed."""
 
     runs: pd.DataFrame
     curves: pd.DataFrame
@@ -46,9 +46,9 @@ class Study:
         return sorted(self.runs["arm"].unique())
 
     @cached_property
-    def presets(self) -> list[str]:
-        """The presets that asked for these runs; empty for a grid typed by hand."""
-        return sorted(self.runs["preset"].dropna().unique())
+    def preset(self) -> str | None:
+        """The preset that asked for these runs, None for a grid typed by hand."""
+        return next(iter(self.runs["preset"].dropna()), None)
 
     @cached_property
     def scale(self) -> str | None:
@@ -74,14 +74,13 @@ class Study:
     @property
     def title(self) -> str:
         """Where these runs belong, in words; not unique: studies may differ in loss, schedule or data settings."""
-        preset = " + ".join(self.presets) or "ad hoc"
-        return f"{preset}{f' {self.scale}' if self.scale else ''}: {self.setting}"
+        return f"{self.preset or 'ad hoc'}{f' {self.scale}' if self.scale else ''}: {self.setting}"
 
     @property
     def slug(self) -> str:
         """A unique name for files and anchors."""
         first = self.runs.iloc[0]
-        parts = [*(self.presets or ["adhoc"]), self.scale, first["dataset"], first["model"], self.id[:8]]
+        parts = [self.preset or "adhoc", self.scale, first["dataset"], first["model"], self.id[:8]]
         return "-".join(str(part) for part in parts if part)
 
     @property
@@ -89,18 +88,65 @@ class Study:
         """Every device that ran a part of it."""
         return "; ".join(sorted(self.runs["device"].dropna().unique())) or "unknown hardware"
 
+    def arm(self, choice: str) -> str:
+        """The arm that a choice of the config names: an optimizer, and settings such as `optimizer.init=0`.
+
+        Where several arms have those settings, such as one per learning rate, it is the one with the best mean
+        validation accuracy, a run that diverged counting as 0. Of `a | b` it is the first that was run. A choice that
+        no arm fits stays as it is.
+        """
+        for option in choice.split(" | "):
+            if option in self._members:
+                return option
+            first = self.runs.drop_duplicates("arm")
+            fitting = first.loc[fits(first, option), "arm"].tolist() if " " in option else []
+            if fitting:
+                return max(fitting, key=self._validated)
+        return choice
+
     def finished(self, arm: str, metric: str) -> pd.Series:
         """The metric of an arm's finished runs, by seed."""
-        chosen = (self.runs["arm"] == arm) & (self.runs["status"] == "finished")
-        return self.runs.loc[chosen, ["seed", metric]].set_index("seed")[metric].dropna().sort_index()
+        values = self.column(arm, metric)
+        return values[(self.column(arm, "status") == "finished").to_numpy()].dropna().sort_index()
+
+    def column(self, arm: str, name: str) -> pd.Series:
+        """A column of an arm's runs, by seed; empty cells where there is no such column."""
+        rows = self._members.get(arm, self.runs.iloc[:0])
+        return rows.set_index("seed").reindex(columns=[name])[name]
+
+    def seeds(self, arm: str) -> list[int]:
+        """The seeds of an arm's runs."""
+        return [int(seed) for seed in self._members[arm]["seed"]] if arm in self._members else []
 
     def diverged(self, arm: str) -> int:
         """How many runs of an arm diverged."""
-        return int(((self.runs["arm"] == arm) & (self.runs["status"] == "diverged")).sum())
+        return int((self.column(arm, "status") == "diverged").sum())
 
     def size(self, arm: str) -> int:
         """How many runs of an arm ended, one way or the other."""
-        return int((self.runs["arm"] == arm).sum())
+        return len(self._members[arm]) if arm in self._members else 0
+
+    @cached_property
+    def _members(self) -> dict[str, pd.DataFrame]:
+        return {str(arm): rows for arm, rows in self.runs.groupby("arm")}
+
+    def _validated(self, arm: str) -> float:
+        return float(self.column(arm, "val_acc").where(self.column(arm, "status") == "finished", 0).mean())
+
+
+def fits(runs: pd.DataFrame, choice: str) -> pd.Series:
+    """Which runs have an optimizer, and settings such as `optimizer.init=0`, as numbers where both are."""
+    optimizer, *settings = choice.split()
+    mask = runs["optimizer"] == optimizer
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        mask &= _equal(runs.get(f"config.{key}", pd.Series("", index=runs.index)), value)
+    return mask
+
+
+def _equal(cells: pd.Series, value: str) -> pd.Series:
+    number = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
+    return cells.astype(str).eq(value) | pd.to_numeric(cells, errors="coerce").eq(number)
 
 
 def studies(
@@ -108,6 +154,7 @@ def studies(
     curves: pd.DataFrame,
     searches: pd.DataFrame | None = None,
     tables: Sequence[Search] = (),
+    wanted: Mapping[str, Sequence[str]] = {},
 ) -> list[Study]:
     """Group runs into studies. Searches count as tuning budget only, smoke runs only where there is nothing else.
 
@@ -116,42 +163,89 @@ def studies(
         curves: Rows of `curves.csv`.
         searches: Rows of another `runs.csv` whose searches count, too: what a reproduction builds on.
         tables: The tables of searches.
+        wanted: Arms that a preset's study has even where another preset asked for those runs first.
     """
     known = runs if searches is None else pd.concat([runs, searches]).drop_duplicates("run_id")
     searched = known[known["purpose"] == "search"].groupby(["dataset", "model", "optimizer"]).size().to_dict()
     results = runs[runs["purpose"] != "search"]
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
+    results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=_settings(results))
     made = []
-    for _, group in results.groupby("study", sort=True):
-        current = _current(group)
-        counts = group["arm"].value_counts() - current["arm"].value_counts()
-        first = current.iloc[0]
-        arms = sorted(current["arm"].unique())
-        settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
-        found = {arm: search for arm in arms if (search := behind(tables, settings[arm]))}
-        budgets = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
-        budgets |= {
-            arm: max(budgets[arm], len(search.runs)) for arm, search in found.items()
-        }  # runs may be unpublished
-        made.append(
-            Study(
-                runs=current,
-                curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
-                budgets=budgets,
-                left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
-                searches=found,
+    for _, alike in results.groupby("study", sort=True):
+        for (preset, _), group in alike.groupby(["preset", "scale"], sort=True, dropna=False):
+            others = alike[~alike["run_id"].isin(group["run_id"])]
+            current = _current(group)
+            counts = group["arm"].value_counts() - current["arm"].value_counts()
+            current = _with_borrowed(current, others, wanted.get(preset, ()))
+            arms = sorted(current["arm"].unique())
+            settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
+            found = {arm: search for arm in arms if (search := behind(tables, settings[arm]))}
+            first = current.iloc[0]
+            budgets = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
+            # the runs of a search may be unpublished
+            budgets |= {arm: max(budgets[arm], len(search.runs)) for arm, search in found.items()}
+            made.append(
+                Study(
+                    runs=current,
+                    curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
+                    budgets=budgets,
+                    left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
+                    searches=found,
+                )
             )
-        )
-    return sorted(made, key=lambda study: (not study.presets, study.title, study.slug))
+    return sorted(made, key=lambda study: (not study.preset, study.title, study.slug))
+
+
+def _settings(runs: pd.DataFrame) -> pd.Series:
+    """All settings of each run's optimizer as one text."""
+    hyper = [column for column in runs if column.startswith("config.optimizer.")]
+    cells = (column + "=" + runs[column].astype("str").fillna("") for column in hyper)
+    return sum(cells, pd.Series("", index=runs.index))
+
+
+def _unrest(curves: pd.DataFrame) -> pd.Series:
+    """Per run the mean absolute change of validation accuracy between epochs, over the last quarter of its curve."""
+    if curves.empty or "val_acc" not in curves:
+        return pd.Series(dtype=float)
+    run = curves["run_id"]
+    change = curves["val_acc"].diff().abs().where(run.eq(run.shift()))
+    late = curves["epoch"] > 0.75 * curves.groupby("run_id")["epoch"].transform("max")
+    return change[late].groupby(run[late]).mean()
 
 
 def _current(group: pd.DataFrame) -> pd.DataFrame:
     """Per arm the setting of the run that finished last, and of equal seeds the later run."""
-    hyper = [column for column in group if column.startswith("config.optimizer")]
-    ordered = group.assign(setting=group[hyper].astype("str").fillna("").agg("|".join, axis=1) if hyper else "")
-    ordered["when"] = pd.to_datetime(ordered["finished_at"], utc=True, format="ISO8601")
-    ordered = ordered.sort_values(["when", "run_id"], na_position="first")
+    when = pd.to_datetime(group["finished_at"], utc=True, format="ISO8601")
+    ordered = group.assign(when=when).sort_values(["when", "run_id"], na_position="first")
     latest = ordered.groupby("arm")["setting"].transform("last")
     ordered = ordered[ordered["setting"] == latest].drop_duplicates(["arm", "seed"], keep="last")
-    return ordered.drop(columns=["setting", "when"]).sort_values(["arm", "seed"]).reset_index(drop=True)
+    return ordered.drop(columns="when").sort_values(["arm", "seed"]).reset_index(drop=True)
+
+
+def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
+    """A preset's runs with those it shares with others: a run is made once, and names the preset that came first.
+
+    They are runs with the settings of one of its arms, at further seeds; arms that are wanted by their plain name; and
+    arms that are wanted with a setting and otherwise equal one of its own, as `optimizer.init=1` does the defaults.
+    """
+    if others.empty:
+        return own
+    names = dict(zip(own["setting"], own["arm"], strict=True))
+    parts = [own, others.assign(arm=others["setting"].map(names)).dropna(subset="arm")]
+    for choice in [option for arm in wanted for option in arm.split(" | ")]:
+        if choice in set(own["arm"]) or (" " in choice and fits(own, choice).any()):
+            continue
+        if " " not in choice:
+            found = others[others["arm"] == choice]
+        else:
+            free = [f"config.{word.partition('=')[0]}" for word in choice.split()[1:]]
+            kin = others[fits(others, choice)]
+            same = own[own["optimizer"] == choice.split()[0]].drop(columns=free, errors="ignore")
+            alike = _settings(kin.drop(columns=free, errors="ignore")).isin(set(_settings(same)))
+            found = kin[alike]
+        if not found.empty:
+            parts.append(_current(found))
+    runs = pd.concat(parts).drop_duplicates("run_id").drop_duplicates(["arm", "seed"])
+    preset = own[["preset", "scale"]].iloc[0].to_dict()
+    return runs.assign(**preset).sort_values(["arm", "seed"]).reset_index(drop=True)
