@@ -61,10 +61,19 @@ class Claim:
         return fits and study.preset in self.presets and any(study.size(study.arm(arm)) for arm in self.arms)
 
     @property
+    def compared(self) -> list[Part]:
+        """The premise, if any, and the parts that compare runs."""
+        return [part for part in (self.premise, *self.parts) if isinstance(part, Part)]
+
+    @property
+    def checked(self) -> list[Check]:
+        """The parts that look a table up."""
+        return [part for part in self.parts if isinstance(part, Check)]
+
+    @property
     def arms(self) -> list[str]:
         """The arms that are compared."""
-        parts = [*([self.premise] if self.premise else []), *self.parts]
-        return list(dict.fromkeys(arm for part in parts if isinstance(part, Part) for arm in part.difference))
+        return list(dict.fromkeys(arm for part in self.compared for arm in part.difference))
 
 
 class Placebo(NamedTuple):
@@ -110,7 +119,7 @@ class Finding(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """A claim's verdict in one study, or from tables alone where no study decides it."""
+    """A claim's verdict in one study, or without a study from a table, or from nothing."""
 
     claim: Claim
     study: Study | None
@@ -140,7 +149,7 @@ def judge(claim: Claim, study: Study, placebo: Placebo | None = None) -> Judgeme
 
 
 def scorecard(claims: Claims, studies: Sequence[Study], tables: Mapping[str, pd.DataFrame] = {}) -> list[Judgement]:
-    """Every claim with every study that decides it; from tables, or `no data`, where none does.
+    """Every claim with every study that decides it, and with every table; `no data` where there is none.
 
     Args:
         claims: what is asked.
@@ -149,10 +158,12 @@ def scorecard(claims: Claims, studies: Sequence[Study], tables: Mapping[str, pd.
     """
     drafts: list[tuple[Claim, Study | None, list[Finding]]] = []
     for claim in claims.claims:
-        parts = [*([claim.premise] if claim.premise else []), *claim.parts]
         deciding: list[Study | None] = [study for study in studies if claim.concerns(study)]
-        for study in deciding or [None]:
-            drafts.append((claim, study, [_examine(part, study, tables, claims.placebo) for part in parts]))
+        for study in (deciding or [None]) if claim.compared else []:
+            drafts.append((claim, study, [_compare(part, study, claims.placebo) for part in claim.compared]))
+        for table in dict.fromkeys(part.table for part in claim.checked):
+            checks = [part for part in claim.checked if part.table == table]
+            drafts.append((claim, None, [_look_up(part, tables) for part in checks]))
     families: dict[Any, list[float]] = {}
     for _, study, findings in drafts:
         families.setdefault(_family(study), []).extend(finding.outcome.p for finding in findings)
@@ -169,7 +180,7 @@ def _family(study: Study | None) -> tuple[str | None, str] | None:
 
 def _judgement(claim: Claim, study: Study | None, findings: list[Finding]) -> Judgement:
     """The weakest part's verdict, provided that the premise holds."""
-    premise = findings.pop(0) if claim.premise else None
+    premise = findings.pop(0) if findings[0].part is claim.premise else None
     verdict = min((finding.verdict for finding in findings), key=STRENGTH.index)
     if premise and premise.verdict != "supported":
         # An undecided premise leaves the claim as undecided as itself: it is not known to fail.
@@ -177,13 +188,13 @@ def _judgement(claim: Claim, study: Study | None, findings: list[Finding]) -> Ju
     return Judgement(claim, study, verdict, premise, findings)
 
 
-def _examine(
-    part: Part | Check, study: Study | None, tables: Mapping[str, pd.DataFrame], placebo: Placebo | None
-) -> Finding:
+def _look_up(part: Check, tables: Mapping[str, pd.DataFrame]) -> Finding:
+    agreeing, n, note = evaluate(part, tables)
+    return Finding(part, np.nan, exact(agreeing, n, measured=part.column is not None), note)
+
+
+def _compare(part: Part, study: Study | None, placebo: Placebo | None) -> Finding:
     """Test one part, and withhold support that the diverged runs or the noise floor do not allow."""
-    if isinstance(part, Check):
-        agreeing, n, note = evaluate(part, tables)
-        return Finding(part, np.nan, exact(agreeing, n, measured=part.column is not None), note)
     if study is None:
         return Finding(part, np.nan, exact(0, 0), "not run")
     margin = part.margin(study.scale)

@@ -165,9 +165,8 @@ def _where(judgement: Judgement) -> str:
     """Scale, model and data set of a verdict, or the tables it rests on."""
     if judgement.study:
         return f"{judgement.study.scale}-scale: {judgement.study.setting}"
-    if judgement.claim.presets:
-        return "-"
-    return ", ".join(sorted({f"{part.table}.csv" for part in judgement.claim.parts if isinstance(part, Check)}))
+    part = judgement.findings[0].part
+    return f"{part.table}.csv" if isinstance(part, Check) else "-"
 
 
 def _side_tables(*directories: Path | None) -> dict[str, pd.DataFrame]:

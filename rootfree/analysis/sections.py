@@ -164,14 +164,13 @@ def runs(study: Study) -> Details:
 
 def why(judgement: Judgement) -> str:
     """The numbers behind a verdict, a line for each part."""
-    if not judgement.study and judgement.claim.missing:
-        return f"Missing: {judgement.claim.missing}."
+    if not judgement.study and isinstance(judgement.findings[0].part, Part):
+        missing = f"Missing: {judgement.claim.missing}."
+        return missing if judgement.claim.missing else f"Preset {' or '.join(judgement.claim.presets)} was not run."
     lines = [_reason(finding) for finding in judgement.findings]
-    if judgement.study is None and judgement.claim.presets:
-        lines.insert(0, f"Preset {' or '.join(judgement.claim.presets)} was not run.")
     if judgement.premise:
         lines.insert(0, f"Premise: {_reason(judgement.premise)}")
-    return "\n".join(line for line in lines if line)
+    return "\n".join(lines)
 
 
 def tuned(judgement: Judgement) -> str:
@@ -198,8 +197,6 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def _reason(finding: Finding) -> str:
     """One part in words, as in: A is ahead of B: supported, +1.54 points (95% +1.33 to +1.74, n = 5), margin 1."""
     part, interval = finding.part, finding.outcome.interval
-    if finding.note == "not run":
-        return ""
     text = f"{part.text}: {finding.verdict}"
     if isinstance(part, Check):
         return f"{text} ({finding.note})."
