@@ -25,7 +25,7 @@ RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
 .PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
-.PHONY: status search publish restore report bench wandb-sync clean
+.PHONY: status search publish restore report theory bench wandb-sync clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -50,8 +50,8 @@ lint: setup ## ruff: format and lint
 types: setup ## mypy
 	.venv/bin/mypy
 
-test: setup ## all tests, no network
-	$(PY) -m pytest $(WORDS)
+test: setup ## all tests, two at a time, no network
+	$(PY) -m pytest -n 2 --dist worksteal $(WORDS)
 
 smoke: setup ## both studies at their smallest, in a minute or two
 	rm -rf outputs/smoke
@@ -98,6 +98,9 @@ wandb-sync: setup ## upload what W&B recorded offline
 
 report: setup ## write results/report.*, figures and the README's results from the published tables
 	$(PY) scripts/report.py results --readme README.md
+
+theory: setup ## exact and Monte-Carlo checks of what the paper states, into results/theory.csv (half a minute)
+	$(PY) scripts/theory.py $(WORDS)
 
 bench: setup ## time optimizers and training loop against their peers, into results/bench*.csv
 	$(PY) scripts/bench.py $(WORDS)
