@@ -1,18 +1,20 @@
 """A report as a list of blocks, and the two ways to write it: Markdown, and one HTML file that needs nothing else.
 
-Text may contain `code` in backticks and line breaks; everything else is escaped.
+Text may contain `code` in backticks, line breaks, and on the page [links](#anchor) to what is on it; everything else is
+escaped.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import get_args
 
-from rootfree.analysis.figures import INK
 from rootfree.analysis.statistics import Verdict
+from rootfree.analysis.style import INK
 
 VERDICTS = get_args(Verdict)
+LINK = re.compile(r"\[([^\]]*)\]\(#([^)]*)\)")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Heading:
 
     level: int
     text: str
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     caption: str
+    anchors: list[str] = field(default_factory=list)  # of the rows
 
 
 @dataclass(frozen=True)
@@ -92,26 +96,28 @@ def _markdown(block: Block) -> str:
         case Heading(level, text):
             return f"{'#' * level} {text}\n"
         case Text(text):
-            return "<br>\n".join(text.splitlines()) + "\n"
+            return "<br>\n".join(plain(text).splitlines()) + "\n"
         case Table(header, rows, caption):
-            lines = [header, ["---"] * len(header), *rows]
+            lines = [header, ["---"] * len(header), *([plain(cell) for cell in row] for row in rows)]
             escaped = [" | ".join(cell.replace("|", r"\|").replace("\n", "<br>") for cell in line) for line in lines]
-            return "\n".join(f"| {line} |" for line in escaped) + f"\n\n{caption}\n"
+            return "\n".join(f"| {line} |" for line in escaped) + f"\n\n{plain(caption)}\n"
         case Picture(stem, _, caption):
-            return f"![{caption.split('. ')[0]}]({stem.as_posix()}.png)\n\n*{caption}*\n"
+            return f"![{caption.split('. ')[0]}]({stem.as_posix()}.png)\n\n*{plain(caption)}*\n"
         case Details(summary, blocks):
             return f"<details><summary>{escape(summary)}</summary>\n\n{markdown(blocks)}\n</details>\n"
 
 
 def _html(block: Block) -> str:
     match block:
-        case Heading(level, text):
-            return f"<h{level}>{_inline(text)}</h{level}>"
+        case Heading(level, text, anchor):
+            return f"<h{level}{_id(anchor)}>{_inline(text)}</h{level}>"
         case Text(text):
             return f"<p>{_inline(text)}</p>"
-        case Table(header, rows, caption):
+        case Table(header, rows, caption, anchors):
+            names = anchors or [""] * len(rows)
             head = "".join(f'<th scope="col">{_inline(name)}</th>' for name in header)
-            body = "\n".join(f"<tr>{''.join(map(_cell, header, row))}</tr>" for row in rows)
+            lines = zip(names, rows, strict=True)
+            body = "\n".join(f"<tr{_id(name)}>{''.join(map(_cell, header, row))}</tr>" for name, row in lines)
             top = f"<caption>{_inline(caption)}</caption>\n<thead><tr>{head}</tr></thead>"
             return f"<table>\n{top}\n<tbody>\n{body}\n</tbody>\n</table>"
         case Picture(_, svg, caption):
@@ -129,20 +135,37 @@ def _html(block: Block) -> str:
 
 
 def _cell(name: str, text: str) -> str:
-    style = f' class="verdict {text.replace(" ", "-")}"' if text in VERDICTS else ""
-    return f'<td data-name="{escape(name)}"><span{style}>{_inline(text)}</span></td>'
+    word = plain(text)
+    style = f' class="verdict {word.replace(" ", "-")}"' if word in VERDICTS else ""
+    empty = ' class="empty"' if word == "-" else ""
+    return f'<td data-name="{escape(name)}"{empty}><span{style}>{_inline(text)}</span></td>'
+
+
+def plain(text: str) -> str:
+    """Text without its links."""
+    return LINK.sub(r"\1", text)
+
+
+def anchor(*parts: object) -> str:
+    """A name that a link can point to."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")
+
+
+def _id(name: str) -> str:
+    return f' id="{name}"' if name else ""
 
 
 def _inline(text: str) -> str:
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text)).replace("\n", "<br>")
+    linked = LINK.sub(r'<a href="#\2">\1</a>', escape(text)) if "](#" in text else escape(text)
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", linked).replace("\n", "<br>")
 
 
 CSS = """
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --page: #fff; --line: #d1d9e0; --band: #f6f8fa;
-  --good: #116329; --bad: #a40e26; --open: #7a4d00; }
+  --link: #0550ae;  --good: #116329; --bad: #a40e26; --open: #7a4d00; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --text: #e6edf3; --soft: #9aa4af; --page: #0d1117; --line: #30363d; --band: #161b22;
-    --good: #56d364; --bad: #ff8182; --open: #e3b341; }
+    --link: #79b8ff;    --good: #56d364; --bad: #ff8182; --open: #e3b341; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.55 system-ui, sans-serif;
@@ -159,6 +182,7 @@ th { color: var(--soft); font-weight: 600; }
 code { font: .85em ui-monospace, monospace; background: var(--band); padding: .1em .3em; border-radius: 4px;
   overflow-wrap: anywhere; }
 .verdict { font-weight: 600; white-space: nowrap; color: var(--open); }
+.verdict a { color: inherit; }
 .supported { color: var(--good); }
 .refuted { color: var(--bad); }
 .no-data { color: var(--soft); }
@@ -167,6 +191,9 @@ code { font: .85em ui-monospace, monospace; background: var(--band); padding: .1
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 32rem; }
 figcaption { color: var(--soft); font-size: .85rem; }
+a { color: var(--link); text-underline-offset: .15em; }
+tr:target, h2:target { background: var(--band); }
+.lead { font-size: 1.1rem; }
 details { margin: 1rem 0; border-top: 1px solid var(--line); padding-top: .5rem; }
 summary { cursor: pointer; font-weight: 600; }
 @media screen and (max-width: 46rem) {
@@ -175,6 +202,7 @@ summary { cursor: pointer; font-weight: 600; }
   tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
   td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; border: 0; padding: .15rem 0; }
   td:first-child > span { font-weight: 600; }
+  td.empty { display: none; }
   td::before { content: attr(data-name); color: var(--soft); }
 }
 @media print {

@@ -2,19 +2,21 @@
 
 import os
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from rootfree.analysis import sections
+from rootfree.analysis import costs, sections
 from rootfree.analysis.checks import MADE_BY, Check
-from rootfree.analysis.claims import Judgement, load_claims, scorecard
-from rootfree.analysis.figures import draw, looks, save
-from rootfree.analysis.page import Block, Heading, Picture, Table, Text, html, markdown
+from rootfree.analysis.claims import STRENGTH, Judgement, Part, load_claims, scorecard
+from rootfree.analysis.figures import draw
+from rootfree.analysis.page import Block, Details, Heading, Picture, Table, Text, anchor, html, markdown, plain
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.sections import plural, spread
 from rootfree.analysis.statistics import POWER, t_interval
+from rootfree.analysis.style import Drawing, looks, save
 from rootfree.analysis.tables import Study, read, studies
 
 TITLE = "Can the square root go?"
@@ -52,26 +54,37 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
         )
-    judgements = scorecard(claims, found, _side_tables(directory, published))
-    look = looks(sorted({arm for study in found for arm in study.arms}))
+    side = _side_tables(directory, published)
+    judgements = scorecard(claims, found, side)
+    look = looks(found)
     figures = directory / "figures"
     figures.mkdir(exist_ok=True)
     for old in [*figures.glob("*.png"), *figures.glob("*.svg")]:  # else a figure outlives the study it shows
         old.unlink()
+
+    def picture(prefix: str, drawing: Drawing) -> Picture:
+        name = f"{prefix}-{drawing.name}" if prefix else drawing.name
+        return Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption)
 
     opening = _opening(judgements, found)
     blocks: list[Block] = [Heading(1, TITLE), *opening]
     front: list[Block] = [block for block in opening if not isinstance(block, Heading)]
     for study in found:
         asked = [judgement for judgement in judgements if judgement.study is study]
-        blocks += [Heading(2, study.title), *sections.findings(study, asked, claims), sections.arms(study)]
-        pictures = []
-        for drawing in draw(study, claims, look):
-            name = f"{study.slug}-{drawing.name}"
-            pictures.append(Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption))
+        blocks.append(Heading(2, study.title, anchor(study.slug)))
+        blocks += [*sections.findings(study, asked, claims), sections.arms(study)]
+        pictures = [picture(study.slug, drawing) for drawing in draw(study, claims, look)]
         blocks += pictures
         front += [_brief(study), pictures[0]]
         blocks += [*sections.paired(study, claims), *sections.tuning(study), sections.runs(study)]
+    if "bench" in side:
+        blocks.append(Heading(2, "Time and memory", "bench"))
+        blocks += [
+            *(picture("", drawing) for drawing in costs.draw(side["bench"], look)),
+            *sections.bench(side["bench"]),
+        ]
+    if "theory" in side:
+        blocks += sections.theory(side["theory"])
     blocks += _reading()
     (directory / "report.md").write_text(markdown(blocks), encoding="utf-8")
     page = directory / "report.html"
@@ -127,38 +140,88 @@ def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
 
 
 def _opening(judgements: list[Judgement], found: list[Study]) -> list[Block]:
-    """What was found in three sentences, and the scorecard."""
-    verdicts = [judgement.verdict for judgement in judgements if judgement.study]
-    tally = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)) or "none"
+    """What was asked, the scorecard, and what was found in three sentences."""
     claims = list({judgement.claim.id: judgement.claim for judgement in judgements}.values())
-    runs = sum(len(study.runs) for study in found)
-    diverged = sum(study.diverged(arm) for study in found for arm in study.arms)
-    scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
-    text = f"Asked: {plural(len(claims), 'claim')}. Verdicts: {tally}. Evidence: {plural(runs, 'run')}, "
-    text += f"{diverged or 'none'} of them diverged, in {plural(len(found), 'study', 'studies')} at {scales} scale. "
-    text += "A verdict holds for its scale, data set, model and tuned settings, and for no other."
-    blocks: list[Block] = [Text(text)]
+    asked = f"Asked: what does dropping the square root of adaptive methods do? {plural(len(claims), 'claim')} of the "
+    asked += (
+        "paper and of this suite, each with what would decide it, margin and number of seeds fixed before the runs."
+    )
+    blocks: list[Block] = [Text(asked)]
     if all(study.is_smoke for study in found):
         blocks.append(
             Text("These are smoke runs: they show that the machinery works and are not evidence of anything.")
         )
-    rows = []
+    rows: list[list[str]] = []
+    reasons: list[list[str]] = []
     for judgement in judgements:
-        claim = judgement.claim
-        rows.append([claim.id, claim.statement, _where(judgement), judgement.verdict, sections.why(judgement)])
-    sources = "; ".join(f"{claim.id} {claim.source}" for claim in claims)
-    card = Table(
-        ["claim", "statement", "where", "verdict", "why"], rows, f"Claims are in our words. Sources: {sources}."
+        claim, study = judgement.claim, judgement.study
+        place = anchor(study.slug) if study else anchor(_where(judgement).removesuffix(".csv"))
+        where = _where(judgement) if _where(judgement) == "-" else f"[{_where(judgement)}](#{place})"
+        statement = claim.statement
+        if _is_table(judgement) and claim.compared:  # runs have a row of their own
+            statement = f"Of this: {'; '.join(part.text for part in claim.checked)}."
+        sizes = sorted({f.outcome.interval.n for f in judgement.findings if f.arms})
+        n = "-" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        rows.append([claim.id, statement, where, n, f"[{judgement.verdict}](#why-{len(rows)})"])
+        reasons.append([claim.id, where, judgement.verdict, sections.why(judgement), sections.tuned(judgement)])
+    sources: dict[str, list[str]] = {}
+    for claim in claims:
+        sources.setdefault(claim.source, []).append(claim.id)
+    listed = "; ".join(f"{', '.join(ids)}: {source}" for source, ids in sources.items())
+    caption = "Claims are in our words; n: pairs of runs with equal seeds. A verdict leads to the numbers behind it."
+    card = Table(["claim", "statement", "where", "n", "verdict"], rows, caption)
+    caption = f"Search runs: the tuning budget of each arm. Sources: {listed}."
+    places = [f"why-{place}" for place in range(len(rows))]
+    why = Table(["claim", "where", "verdict", "why", "search runs"], reasons, caption, places)
+    summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), card]
+    return [*blocks, *summary, Details("The numbers behind the verdicts", [why])]
+
+
+def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
+    """What was found, on which evidence, and how sure that is."""
+    order = sorted(STRENGTH, key=lambda verdict: (verdict != "supported", verdict != "refuted", verdict == "no data"))
+    groups = [(verdict, [j for j in judgements if j.verdict == verdict]) for verdict in order]
+    tally = [f"{len(group)} {verdict} ({_ids(group)})" for verdict, group in groups if group]
+    runs = sum(len(study.runs) for study in found)
+    diverged = sum(study.diverged(arm) for study in found for arm in study.arms)
+    scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
+    evidence = f"Evidence: {plural(runs, 'run')}, {diverged or 'none'} of them diverged, in "
+    evidence += f"{plural(len(found), 'study', 'studies')} at {scales} scale"
+    evidence += (
+        ", and tables of exact checks and timings."
+        if any(_is_table(j) and j.verdict != "no data" for j in judgements)
+        else "."
     )
-    return [*blocks, Heading(2, "Scorecard"), card]
+    compared = [finding for j in judgements if j.study for finding in j.findings if finding.outcome.interval.n]
+    sure = "How sure: "
+    if pairs := [finding.outcome.interval.n for finding in compared]:
+        least, most = min(pairs), max(pairs)
+        sure += f"verdicts on runs rest on {least if least == most else f'{least} to {most}'} seeds"
+        planned = [f for f in compared if isinstance(f.part, Part) and f.outcome.interval.n < f.part.seeds]
+        sure += f", {len(planned)} of {plural(len(compared), 'comparison')} on fewer than planned" if planned else ""
+        limits = [f.outcome.detectable for f in compared if f.verdict == "underpowered" and f.arms]
+        if finite := [limit for limit in limits if isfinite(limit)]:
+            sure += f", and what is underpowered could only have shown differences from {min(finite):.1f}"
+            sure += f"{'' if len(finite) == 1 else f' to {max(finite):.1f}'} points on"
+        sure += "; "
+    sure += "each holds for its scale, data set, model and tuned settings, and for no other."
+    return [f"Found: {', '.join(tally)}.", evidence, sure]
+
+
+def _ids(judgements: list[Judgement]) -> str:
+    names = (f"{j.claim.id}{f' by {_where(j)}' if _is_table(j) and j.claim.compared else ''}" for j in judgements)
+    return ", ".join(dict.fromkeys(names))
+
+
+def _is_table(judgement: Judgement) -> bool:
+    return isinstance(judgement.findings[0].part, Check)
 
 
 def _brief(study: Study) -> Table:
     """The table of results as far as a terminal is wide."""
     table = sections.arms(study)
-    return Table(
-        table.header[:6], [row[:6] for row in table.rows], f"{study.title}. Mean ± sd over seeds, {study.hardware}."
-    )
+    rows = [[plain(cell) for cell in row[:6]] for row in table.rows]
+    return Table(table.header[:6], rows, f"{study.title}. Mean ± sd over seeds, {study.hardware}.")
 
 
 def _where(judgement: Judgement) -> str:
@@ -195,7 +258,11 @@ def _reading() -> list[Block]:
             "it lies below the margin; that it is not behind is supported if the interval lies above minus the margin, "
             "and refuted if below; that two arms are equal is supported if the 90% interval lies within the margin, "
             "and refuted if outside. What is neither is underpowered if a true difference as large as the margin would "
-            f"be seen in less than {POWER:.0%} of such studies, and inconclusive otherwise. Margins were fixed before."
+            f"be seen in less than {POWER:.0%} of such studies, and inconclusive otherwise. Margins were fixed "
+            "before. "
+            "All that is tested on one data set at one scale is a family: a verdict stands if its p is at most 5% "
+            "after Holm's adjustment for the size of the family; the p before stands beside it. An order is decided by "
+            "an exact sign test, a share of runs by its exact interval, and a table by its rows."
         ),
         Text(
             "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that "

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.checks import Check
-from rootfree.analysis.claims import UNITS, Claims, Finding, Judgement, Part, differences
-from rootfree.analysis.page import Block, Details, Heading, Table, Text
+from rootfree.analysis.claims import UNITS, Claims, Finding, Judgement, Part, differences, record
+from rootfree.analysis.costs import both_sides
+from rootfree.analysis.page import Block, Details, Heading, Table, Text, anchor
 from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.tables import Study
@@ -57,37 +58,42 @@ def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[
 
 def arms(study: Study) -> Table:
     """The results of every arm."""
-    header = [
-        "arm",
-        "n",
-        "diverged",
-        "test acc. (%)",
-        "95% interval",
-        "gap (points)",
-        "train acc. (%)",
-        "seconds",
-        "search runs",
-    ]
+    costs = {"optimizer (ms/step)": _per_step(study, "optimizer_ms"), "data (ms/step)": _per_step(study, "data_ms")}
+    costs = {name: values for name, values in costs.items() if values}
+    header = ["arm", "n", "diverged", "test acc. (%)", "95% interval", "gap (points)", "train acc. (%)"]
+    header += ["search runs", "seconds", "state (MB)", *costs]
     rows = []
     for arm in study.arms:
         metrics = ("test_acc", "gap_acc", "train_acc", "seconds")
         test, gap, train, seconds = (t_interval(study.finished(arm, metric)) for metric in metrics)
-        row = [
-            arm,
-            str(test.n),
-            str(study.diverged(arm)),
-            spread(test),
-            _bounds(test),
-            spread(gap),
-            spread(train),
-        ]
-        rows.append([*row, f"{seconds.mean:.0f}" if seconds.n else "-", str(study.budgets[arm] or "none")])
+        state = study.column(arm, "state_bytes").astype(float).median() / 1e6
+        row = [named(arm), f"[{test.n}](#{place(study, arm)})", str(study.diverged(arm)), spread(test), _bounds(test)]
+        row += [spread(gap), spread(train), str(study.budgets.get(arm) or "none")]
+        row += [f"{seconds.mean:.0f}" if seconds.n else "-", "-" if np.isnan(state) else f"{state:.3g}"]
+        rows.append([*row, *(f"{values[arm]:.2f}" if arm in values else "-" for values in costs.values())])
     caption = (
-        f"{study.title}. Mean ± standard deviation over the n seeds that finished. Train accuracy is on clean images "
-        f"in eval mode, the gap is train minus test. Seconds per run on {study.hardware}. Search runs: the tuning "
-        "budget of the arm on this data set and model."
+        f"{study.title}. Mean ± standard deviation over the n seeds that finished; n leads to their runs. Train "
+        "accuracy is on clean images in eval mode, the gap is train minus test. Search runs: the tuning budget of the "
+        f"arm on this data set and model. Seconds per run, and times per step, on {study.hardware}."
     )
     return Table(header, rows, caption)
+
+
+def named(arm: str) -> str:
+    """An arm as a table calls it."""
+    return arm.replace(" tuned=none", ", untuned defaults").replace(" optimizer.", " ")
+
+
+def place(study: Study, *what: str) -> str:
+    """Where the page has an arm's runs, or one run."""
+    return anchor("runs", study.slug, *what)
+
+
+def _per_step(study: Study, column: str) -> dict[str, float]:
+    """The median over epochs and runs of each arm, where it was measured."""
+    if column not in study.curves:
+        return {}
+    return {str(arm): float(value) for arm, value in study.curves.groupby("arm")[column].median().dropna().items()}
 
 
 def paired(study: Study, claims: Claims) -> list[Block]:
@@ -98,15 +104,18 @@ def paired(study: Study, claims: Claims) -> list[Block]:
             accuracy = t_interval(differences(study, {arm: 1, baseline: -1}, "test_acc"))
             # oriented by `differences` so that positive is better; here it is plainly arm minus baseline
             gap = t_interval(-differences(study, {arm: 1, baseline: -1}, "gap_acc"))
-            row = [f"{arm} - {baseline}", str(accuracy.n)]
+            wins = "-".join(map(str, record(study, arm, baseline, "test_acc")))
+            row = [f"{named(arm)} - {baseline}", f"[{accuracy.n}](#{place(study, arm)})", wins]
             rows.append([*row, spread(accuracy, "+"), _bounds(accuracy, "+"), spread(gap, "+"), _bounds(gap, "+")])
     if not rows:
         return []
-    header = ["difference", "pairs", "test acc. (points)", "95% interval", "gap (points)", "95% interval (gap)"]
-    note = "Mean ± sd over the pairs of which both runs finished; intervals are not adjusted for their number."
+    header = ["difference", "pairs", "won-lost-tied", "test acc. (points)", "95% interval", "gap (points)"]
+    note = "Mean ± sd over the pairs of which both runs finished; intervals are not adjusted for their number. In won-"
+    note += "lost-tied a run that diverged loses to one that did not."
     if claims.placebo and claims.placebo.arm in study.arms:
         note += f" {claims.placebo.arm} - {claims.placebo.of} is the noise floor."
-    return [Heading(3, "Differences at equal seeds"), Table(header, rows, f"{note} {study.title}; {study.hardware}.")]
+    table = Table([*header, "95% interval (gap)"], rows, f"{note} {study.title}; {study.hardware}.")
+    return [Heading(3, "Differences at equal seeds"), table]
 
 
 def tuning(study: Study) -> list[Block]:
@@ -147,19 +156,66 @@ def runs(study: Study) -> Details:
     for arm, row in study.runs.groupby("arm", sort=True)[hyper].first().iterrows():
         values = [f"{name.removeprefix(prefix)}={_plain(value)}" for name, value in row.dropna().items()]
         settings.append([str(arm), ", ".join(values) or "defaults"])
-    rows, code = [], set()
-    for _, run in study.runs.iterrows():
+    rows, anchors, code, linked = [], [], set(), set()
+    for run in study.runs.to_dict("records"):
         accuracy = "-" if pd.isna(run["test_acc"]) else f"{run['test_acc']:.2f}"
-        rows.append([run["run_id"], run["arm"], str(run["seed"]), run["status"], accuracy, f"`{run['command']}`"])
+        arm = run["arm"]
+        rows.append([run["run_id"], f"[{arm}](#{place(study, arm, 'settings')})", str(run["seed"]), run["status"]])
+        rows[-1] += [accuracy, f"`{run['command']}`"]
+        anchors.append("" if arm in linked else place(study, arm))  # an arm's runs stand together: the first is linked
+        linked.add(arm)
         code.add(f"{run['commit']}{' with local changes' if str(run['dirty']) == 'True' else ''}")
     made = f"Code: {', '.join(sorted(code))}. {study.hardware}."
+    places = [place(study, row[0], "settings") for row in settings]
     return Details(
         f"All {plural(len(rows), 'run')} of this study, their commands and settings",
         [
-            Table(["arm", "optimizer settings"], settings, "What every run of an arm was given."),
-            Table(["run", "arm", "seed", "status", "test acc. (%)", "command"], rows, made),
+            Table(["arm", "optimizer settings"], settings, "What every run of an arm was given.", places),
+            Table(["run", "arm", "seed", "status", "test acc. (%)", "command"], rows, made, anchors),
         ],
     )
+
+
+def theory(table: pd.DataFrame) -> list[Block]:
+    """What was computed exactly or on quadratics: how many rows agree per check, and every row."""
+    table = table.fillna("").astype(str)
+    summary, folded = [], []
+    for (claim, check), rows in table.groupby(["claim", "check"], sort=False):
+        said = rows["agrees"].str.lower()
+        states = int(said.isin(["true", "false"]).sum())
+        agree = f"{(said == 'true').sum()} of {states}" if states else "only measured"
+        where = anchor("theory", claim, check)
+        summary.append([f"{claim}", f"[{str(check).replace('_', ' ')}](#{where})", agree, str(len(rows) - states)])
+        lines = []
+        for row in rows.to_dict("records"):
+            error = f" ± {float(row['error']):.2g}" if row["error"] else ""
+            value = f"{float(row['value']):.4g}{error}" if row["value"] else "-"
+            verdict = {"true": "yes", "false": "no"}.get(row["agrees"].lower(), "")
+            lines.append([row["setting"], row["quantity"], value, row["expected"] or "-", verdict or "-", row["n"]])
+        header = ["setting", "quantity", "value", "expected", "agrees", "n"]
+        name = f"{claim}: {str(check).replace('_', ' ')}"
+        shown = Table(header, lines, "Value ± standard error over n.", [where, *[""] * (len(lines) - 1)])
+        folded.append(Details(f"{name}, {plural(len(lines), 'row')}", [shown]))
+    caption = "Exact and Monte-Carlo checks in float64, and noisy quadratics: `make theory`. Rows without a prediction "
+    caption += "are there for comparison."
+    head = ["claim", "check", "rows that agree", "further rows"]
+    return [Heading(2, "Theory", "theory"), Table(head, summary, caption), *folded]
+
+
+def bench(table: pd.DataFrame) -> list[Block]:
+    """Time and memory of one optimizer step, each method on each network."""
+    both = both_sides(table)
+    rows = []
+    for keys, group in both.groupby(["parameters", "method", "device", "threads"], sort=False, dropna=False):
+        numbers = group[["ms", "state_mb", "peak_mb"]].astype(float).median()
+        cells = ["-" if np.isnan(value) else f"{value:.3g}" for value in numbers]
+        rows.append([str(keys[0]), str(keys[1]), *cells, str(len(group)), f"{keys[2]}, {keys[3]} threads"])
+    header = ["network", "method", "ms per step", "state (MB)", "peak (MB)", "n", "hardware"]
+    caption = (
+        "`make bench`: median over the n comparisons that a method takes part in, on random gradients. The state is "
+    )
+    caption += "what an optimizer keeps, the peak what a step takes beside parameters and gradients."
+    return [Details(f"Time and memory of {plural(len(rows), 'case')}", [Table(header, rows, caption)])]
 
 
 def why(judgement: Judgement) -> str:

@@ -101,8 +101,14 @@ class Study:
             first = self.runs.drop_duplicates("arm")
             fitting = first.loc[fits(first, option), "arm"].tolist() if " " in option else []
             if fitting:
-                return max(fitting, key=self._validated)
+                return max(fitting, key=self.validated)
         return choice
+
+    def root_free(self, arm: str) -> bool:
+        """Whether an arm divides by no root: by the name of its class or its yaml, and not by an exponent up to 1/2."""
+        target, power = (self.column(arm, f"config.optimizer.{key}").iloc[0] for key in ("_target_", "power"))
+        named = str(target).rpartition(".")[2].startswith(("RF", "IF")) or arm.startswith(("rf_", "if_"))
+        return named and not (pd.notna(power) and float(power) <= 0.5)
 
     def finished(self, arm: str, metric: str) -> pd.Series:
         """The metric of an arm's finished runs, by seed."""
@@ -130,7 +136,8 @@ class Study:
     def _members(self) -> dict[str, pd.DataFrame]:
         return {str(arm): rows for arm, rows in self.runs.groupby("arm")}
 
-    def _validated(self, arm: str) -> float:
+    def validated(self, arm: str) -> float:
+        """An arm's mean validation accuracy, a run that diverged counting as 0."""
         return float(self.column(arm, "val_acc").where(self.column(arm, "status") == "finished", 0).mean())
 
 

@@ -1,0 +1,115 @@
+"""How figures look: one colour per optimizer everywhere, dashes without the root, text that a page can recolour.
+
+Text in an SVG stays text. What is not data is drawn in `INK`, so that a page can put its own text colour there and show
+the figure in the dark.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from rootfree.analysis.tables import Study
+
+INK = "#24292f"
+# Okabe and Ito's colours, with grey for black and without yellow: those two vanish on a dark or a white page.
+OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]
+MARKERS = "osD^vP"
+WIDTH = 4.3  # inches: one panel is narrow enough to be read on a phone
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(
+        ["text.color", "axes.labelcolor", "axes.edgecolor", "grid.color", "xtick.color", "ytick.color"], INK
+    ),
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rootfree",
+}
+
+
+class Look(NamedTuple):
+    """How an arm is drawn: its optimizer's colour, paler for further settings, which also have shapes of their own."""
+
+    color: str
+    marker: str
+    dashes: str
+
+    @property
+    def root_free(self) -> bool:
+        """Whether the arm is drawn as one without the root."""
+        return self.dashes == "--"
+
+
+class Drawing(NamedTuple):
+    """A finished figure with its caption."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def looks(studies: Sequence[Study]) -> dict[str, Look]:
+    """A look for each arm of a report."""
+    arms: dict[str, dict[str, bool]] = {}  # optimizer -> arm -> whether it is root-free
+    for study in studies:
+        for arm in study.arms:
+            arms.setdefault(arm.split()[0], {})[arm] = study.root_free(arm)
+    found = {}
+    for place, (_, members) in enumerate(sorted(arms.items())):
+        turn, color = divmod(place, len(OKABE_ITO))
+        pale = np.linspace(0, 0.6, len(members)) if len(members) > 1 else [0.0]
+        for number, ((arm, free), white) in enumerate(zip(sorted(members.items()), pale, strict=True)):
+            mixed = to_hex(np.array(to_rgb(OKABE_ITO[color])) * (1 - white) + white)
+            found[arm] = Look(mixed, MARKERS[(turn + number) % len(MARKERS)], "--" if free else "-")
+    return found
+
+
+def label(arm: str) -> str:
+    """An arm's name as far as a figure has room."""
+    words = []
+    for word in arm.split():
+        key, _, value = word.removeprefix("optimizer.").partition("=")
+        try:
+            words.append(f"{key}={float(value):.5g}")
+        except ValueError:
+            words.append("untuned" if word == "tuned=none" else word.removeprefix("optimizer."))
+    return " ".join(words)
+
+
+def panel(height: float) -> tuple[Figure, Any]:
+    """A figure of one panel."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def title(figure: Figure, text: str) -> None:
+    """A title at the left."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=9)
+
+
+def legend(figure: Figure, axes: Any) -> None:
+    """A legend below the panel, in two columns where they fit, and a figure as much taller."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels), default=0) <= 25 else 1
+    figure.set_figheight(3.1 + 0.17 * -(-len(labels) // columns))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=8, columnspacing=1, handlelength=2.2
+    )
+
+
+def save(figure: Figure, stem: Path) -> str:
+    """Write `stem.png` and `stem.svg` with bytes that depend on nothing but the data; return the SVG's text."""
+    with mpl.rc_context(STYLE):
+        figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white", metadata={"Software": None})
+        figure.set_layout_engine("none")  # found for the one, kept for the other
+        figure.savefig(stem.with_suffix(".svg"), transparent=True, metadata={"Date": None, "Creator": None})
+    return stem.with_suffix(".svg").read_text(encoding="utf-8")
