@@ -173,6 +173,12 @@ def check(config: DictConfig) -> None:
     Raises:
         SettingsError: naming the key, the value and what is allowed.
     """
+    check_settings(config)
+    try_out(config)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check names, types and ranges, from the signatures alone."""
     for key in map(str, config):
         if key not in SETTINGS and key not in BLOCKS:
             presets = ", ".join(sorted(f"+experiments/{p.parent.name}={p.stem}" for p in PRESETS))
@@ -182,8 +188,12 @@ def check(config: DictConfig) -> None:
     for key in BLOCKS:
         check_block(key, config[key])
     check_value("optimizer.lr", config.optimizer.get("lr"), Annotated[float, Ge(0)])  # the schedule scales it
+
+
+def try_out(config: DictConfig) -> None:
+    """Call what is quickly called: torch's optimizers and ours check ranges in the constructor."""
     given = {key: value for key, value in config.optimizer.items() if not key.startswith("_")}
-    try:  # torch's and ours check ranges in the constructor
+    try:
         build(config.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
         build(config.loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
         build(config.schedule)(0.0)
@@ -311,8 +321,13 @@ def with_added_keys(function: Callable[[list[str]], T], words: list[str]) -> T:
 
 def sweep(words: list[str]) -> None:
     """List all runs of a sweep, which checks their settings; train those that have not ended; say what is missing."""
-    cells = grid(words)
-    plan = [planned(cell) for cell in cells()]
+    cells, plan = grid(words), []
+    tried: set[int] = set()
+    for cell in cells():
+        plan.append(planned(cell))
+        if id(cell.config) not in tried and status_of(plan[-1][0]) not in ENDED:
+            try_out(cell.config)  # what it imports takes seconds, which a sweep that has ended does without
+            tried.add(id(cell.config))
     if any(word == "plan=true" for word in words):
         print_plan(plan)
         return
@@ -379,7 +394,7 @@ def grid(words: list[str]) -> Callable[[], Iterator[Cell]]:
             base = tuple(word for word in row if not word.startswith("seed="))
             if base not in bases:
                 bases[base] = with_added_keys(composed, [*fixed, *base])
-                check(bases[base].config)
+                check_settings(bases[base].config)
 
     def cells() -> Iterator[Cell]:
         for row in rows:
