@@ -9,7 +9,7 @@ import heapq
 import json
 import os
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,17 +54,26 @@ def collect(outputs: Path, into: Path, merge: bool = False) -> Collected:
     lines = [_compare(kept[run_id], found[run_id]) for run_id in sorted(found.keys() & kept.keys())]
     runs = found | kept
 
-    # Curves are many: they are streamed, once for their columns and once for their rows, from two sources that are
-    # both sorted by run and epoch.
-    def curves() -> Iterator[Row]:
+    # Curves are many: they are streamed from two sources that are both sorted by run and epoch.
+    def curves(epochs: int | None = None) -> Iterator[Row]:
         for run_id in fresh:
-            yield from _curve(outputs / run_id / "metrics.jsonl", run_id)
+            yield from islice(_curve(outputs / run_id / "metrics.jsonl", run_id), epochs)
 
-    published = _rows(into / "curves.csv") if merge else iter(())
-    columns = _columns(CURVE, chain([_header(into / "curves.csv") if merge else []], curves()))
-    rows = heapq.merge(published, curves(), key=lambda row: (row["run_id"], int(row["epoch"])))
+    def merged() -> Iterator[Row]:
+        published = _rows(into / "curves.csv") if merge else iter(())
+        return heapq.merge(published, curves(), key=lambda row: (row["run_id"], int(row["epoch"])))
+
+    header = [_header(into / "curves.csv") if merge else []]
+    columns = _columns(CURVE, chain(header, curves(1)))  # a run's first epoch usually has all of them
+    new = not into.exists()
     into.mkdir(parents=True, exist_ok=True)
-    _write(into / "curves.csv", columns, rows)
+    try:
+        if not _write(into / "curves.csv", columns, merged()):
+            _write(into / "curves.csv", _columns(CURVE, chain(header, curves())), merged())
+    except ValueError:
+        if new:
+            into.rmdir()
+        raise
     columns = _columns(IDENTITY + OUTCOME + CONTEXT, runs.values())
     _write(into / "runs.csv", columns, (runs[run_id] for run_id in sorted(runs)))
     return Collected(len(found), len(runs), [line for line in lines if line])
@@ -204,11 +213,21 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _write(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
-    """Write a table whole or not at all; `rows` may be read from the file that is replaced."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(draft, path)
+def _write(path: Path, columns: list[str], rows: Iterable[Row]) -> bool:
+    """Write a table whole or, if a row has a column that is not named, not at all; tell which.
+
+    `rows` may be read from the file that is replaced.
+    """
+    draft, known = path.with_name(f".{path.name}.draft"), frozenset(columns)
+    try:
+        with draft.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            for row in rows:
+                if not known.issuperset(row):
+                    return False
+                writer.writerow([row.get(column, "") for column in columns])
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return True

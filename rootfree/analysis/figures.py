@@ -143,7 +143,8 @@ def _curves(study: Study, look: Looks, metric: str, axis: str, scale: str = "lin
     """Mean over the seeds that finished, a band of one standard deviation, and thin lines for diverged runs."""
     arms, note = _shown(study)
     table = study.curves[study.curves["arm"].isin(arms)].dropna(subset=metric)
-    arms = [arm for arm in arms if arm in set(table["arm"])]
+    measured = set(table["arm"].unique())
+    arms = [arm for arm in arms if arm in measured]
     figure, axes = panel(3)
     for arm in arms:
         curves, style = table[table["arm"] == arm], look[arm]

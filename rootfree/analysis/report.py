@@ -69,13 +69,16 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     opening = _opening(judgements, found)
     blocks: list[Block] = [Heading(1, TITLE), *opening]
     front: list[Block] = [block for block in opening if not isinstance(block, Heading)]
+    briefs: list[Table] = []
     for study in found:
         asked = [judgement for judgement in judgements if judgement.study is study]
         blocks.append(Heading(2, study.title, anchor(study.slug)))
-        blocks += [*sections.findings(study, asked, claims), sections.arms(study)]
+        results = sections.arms(study)
+        briefs.append(_brief(study, results))
+        blocks += [*sections.findings(study, asked, claims), results]
         pictures = [picture(study.slug, drawing) for drawing in draw(study, claims, look)]
         blocks += pictures
-        front += [_brief(study), pictures[0]]
+        front += [briefs[-1], pictures[0]]
         blocks += [*sections.paired(study, claims), *sections.tuning(study), sections.runs(study)]
     if "bench" in side:
         blocks.append(Heading(2, "Time and memory", "bench"))
@@ -90,7 +93,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     page = directory / "report.html"
     page.write_text(html(blocks, TITLE), encoding="utf-8")
 
-    printed = [*(_brief(study) for study in found), _verdicts(judgements)]
+    printed = [*briefs, _verdicts(judgements)]
     if known:
         printed += compare(found, studies(*known))
     return Written(page, printed, front)
@@ -217,9 +220,8 @@ def _is_table(judgement: Judgement) -> bool:
     return isinstance(judgement.findings[0].part, Check)
 
 
-def _brief(study: Study) -> Table:
+def _brief(study: Study, table: Table) -> Table:
     """The table of results as far as a terminal is wide."""
-    table = sections.arms(study)
     rows = [[plain(cell) for cell in row[:6]] for row in table.rows]
     return Table(table.header[:6], rows, f"{study.title}. Mean ± sd over seeds, {study.hardware}.")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rootfree.analysis.collect import IDENTITY, check_schema
@@ -118,7 +119,8 @@ class Study:
     def column(self, arm: str, name: str) -> pd.Series:
         """A column of an arm's runs, by seed; empty cells where there is no such column."""
         rows = self._members.get(arm, self.runs.iloc[:0])
-        return rows.set_index("seed").reindex(columns=[name])[name]
+        cells = rows[name].to_numpy() if name in rows else np.full(len(rows), np.nan)
+        return pd.Series(cells, index=pd.Index(rows["seed"], name="seed"), name=name)
 
     def seeds(self, arm: str) -> list[int]:
         """The seeds of an arm's runs."""
