@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -325,3 +326,68 @@ def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
     nothing = subprocess.run([*command[:2], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 1
     assert "there is no run beneath" in nothing.stderr
+
+
+PROBE = """
+<script>
+window.problems = [];
+window.addEventListener('error', event => problems.push(String(event.message)), true);
+addEventListener('load', () => {
+  for (const details of document.querySelectorAll('details')) details.open = true;
+  const width = document.documentElement.clientWidth;
+  for (const image of document.images) if (!image.complete || !image.naturalWidth) problems.push('image ' + image.src);
+  for (const svg of document.querySelectorAll('figure svg')) if (!svg.getBBox().width) problems.push('empty figure');
+  for (const element of document.querySelectorAll('body *')) {
+    const box = element.getBoundingClientRect();
+    if (!element.closest('svg') && box.width && box.right > width + 1) {
+      problems.push(element.tagName + ' is too wide: ' + element.textContent.slice(0, 60));
+    }
+  }
+  for (const link of document.querySelectorAll('a[href^="#"]')) {
+    if (!document.getElementById(link.getAttribute('href').slice(1))) problems.push('no target ' + link.href);
+  }
+  document.title = 'width ' + width + ': ' + JSON.stringify(problems);
+});
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    """Nothing is too wide, every figure has content, every link a target, and the console stays empty."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if browser is None:
+        pytest.skip("there is no Chromium here")
+    arms: dict[str, Values] = ARMS | {
+        "a_user's_own_optimizer_with_a_name_that_is_long optimizer.lr=0.00012345": [80.0] * 5
+    }
+    write_study(tmp_path / "outputs", arms)
+    write_study(
+        tmp_path / "outputs", {"sgd": [70.0, None], "if_shampoo": [71.0, None]}, study="b", suffix="-b", preset="vit"
+    )
+    collect(tmp_path / "outputs", tmp_path)
+    for name in ("bench", "theory"):
+        if (ROOT / "results" / f"{name}.csv").exists():
+            shutil.copy(ROOT / "results" / f"{name}.csv", tmp_path)
+    report(tmp_path, CLAIMS)
+    page = (tmp_path / "report.html").read_text()
+    (tmp_path / "probe.html").write_text(page.replace("<style>", f"{PROBE}<style>", 1))
+    # a window is never narrower than 500 pixels, a frame is
+    frame = f'<iframe src="probe.html" style="width:{width}px;height:900px;border:0"></iframe><script>addEventListener('
+    frame += "'load', () => document.title = frames[0].document.title)</script>"
+    (tmp_path / "frame.html").write_text(f"<!doctype html><title>not loaded</title>{frame}")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        "--dump-dom",
+    ]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=1400,1000"]
+    done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>(.*?)</title>", done.stdout, flags=re.S)
+    assert found, done.stderr
+    assert found[1] == f"width {width}: []"
+    assert "CONSOLE" not in done.stderr

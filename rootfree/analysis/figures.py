@@ -273,7 +273,7 @@ def _sensitivity(study: Study, look: Looks, arm: str, search: Search) -> Drawing
         complement = name.startswith("beta")
         values = 1 - draws[key] if complement else draws[key]
         axes.plot(values, found, style.marker, color=style.color, alpha=0.65, ms=4.5, mew=0)
-        axes.plot(values[winner], found[winner], "o", color=INK, fillstyle="none", ms=9)
+        axes.plot(values[winner], found[winner], "o", color=INK, fillstyle="none", ms=9, clip_on=False)
         if (values > 0).all():
             axes.set_xscale("log")
             axes.minorticks_off()

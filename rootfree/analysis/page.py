@@ -200,7 +200,7 @@ summary { cursor: pointer; font-weight: 600; }
   thead { display: none; }
   table, tbody, tr, caption { display: block; }
   tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
-  td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; border: 0; padding: .15rem 0; }
+  td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); gap: .6rem; border: 0; padding: .15rem 0; }
   td:first-child > span { font-weight: 600; }
   td.empty { display: none; }
   td::before { content: attr(data-name); color: var(--soft); }
