@@ -5,6 +5,7 @@ Each function draws one figure and returns it with its caption; `draw` calls tho
 
 from collections import Counter
 from collections.abc import Iterator
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -100,7 +101,7 @@ def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np
         pad = max(np.ptp(points) * 0.6, 0.5)
         axes.set_xlim(points.min() - pad, points.max() + pad)
     axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_yticks(range(len(values)), [label(arm).replace(" ", "\n") for arm in values], fontsize=8)
+    axes.set_yticks(range(len(values)), [fill(label(arm), 20, break_long_words=False) for arm in values], fontsize=8)
     axes.tick_params(left=False)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(axis)
@@ -113,8 +114,9 @@ def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np
 
 def _scatter(study: Study, look: Looks) -> Drawing:
     """The generalisation gap of every run against its test accuracy, and the means of the arms."""
+    arms, note = _shown(study)
     figure, axes = panel(3)
-    for arm in study.arms:
+    for arm in arms:
         runs = pd.concat([study.finished(arm, "test_acc"), study.finished(arm, "gap_acc")], axis=1).dropna()
         style = look[arm]
         axes.plot(runs["test_acc"], runs["gap_acc"], style.marker, color=style.color, alpha=0.45, ms=4.5, mew=0)
@@ -127,8 +129,8 @@ def _scatter(study: Study, look: Looks) -> Drawing:
     legend(figure, axes)
     title(figure, study.title)
     text = "Generalisation gap against test accuracy: small points are runs, large ones means, open for root-free arms."
-    sizes = {arm: study.finished(arm, "gap_acc").size for arm in study.arms}
-    return Drawing("gap-accuracy", figure, f"{text} {_counts(study, sizes)}")
+    sizes = {arm: study.finished(arm, "gap_acc").size for arm in arms}
+    return Drawing("gap-accuracy", figure, f"{text}{note} {_counts(study, sizes)}")
 
 
 def _shown(study: Study) -> tuple[list[str], str]:
