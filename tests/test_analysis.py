@@ -391,3 +391,29 @@ def test_page_in_a_browser(tmp_path: Path, width: int) -> None:
     assert found, done.stderr
     assert found[1] == f"width {width}: []"
     assert "CONSOLE" not in done.stderr
+
+
+def test_report_shows_sweeps_dynamics_costs_and_theory(tmp_path: Path) -> None:
+    """Each where its data exist: swept settings, untuned arms, what an optimizer did, tables beside the runs."""
+    dynamics = {"share_frozen": 0.5, "share_above_damping": 0.2, "cosine_sgd": 0.9, "optimizer_ms": 2.5}
+    dynamics |= {f"effective_lr_q{q}": value for q, value in (("05", 0.1), ("50", 1.0), ("95", 9.0))}
+    arms: dict[str, Values] = {f"rf_rmsprop optimizer.power={power}": [80.0, 81.0] for power in (0.0, 0.5, 1.0)}
+    write_study(tmp_path / "outputs", arms | {"sgd": [80.0, None], "sgd tuned=none": [70.0, 71.0]})
+    for file in tmp_path.glob("outputs/*/metrics.jsonl"):
+        lines = [json.loads(line) | dynamics for line in file.read_text().splitlines()]
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    collect(tmp_path / "outputs", tmp_path)
+    header = "method,peer,parameters,ms,peer_ms,state_mb,peer_state_mb,peak_mb,peer_peak_mb,device,threads\n"
+    (tmp_path / "bench.csv").write_text(f"{header}RFRMSProp,torch AdamW,net,2,1,4,5,,,cpu,2\n")
+    rows = "C11,scaling,s,k,0.5,0.1,1,true,8\nC11,scaling,t,k,0.25,,,,1\nC12,order,s,k,2,,< 1,false,8\n"
+    (tmp_path / "theory.csv").write_text(f"claim,check,setting,quantity,value,error,expected,agrees,n\n{rows}")
+    report(tmp_path, CLAIMS)
+    text = (tmp_path / "report.md").read_text()
+    names = {path.stem.rpartition("77e1234-")[2] for path in (tmp_path / "figures").iterdir()}
+    assert {"sweep-power", "share-frozen", "share-above-damping", "cosine-sgd", "effective-lr"} <= names
+    assert {"bench-net-ms", "bench-net-state-mb"} <= names
+    assert "| sgd, untuned defaults | 2 |" in text
+    assert "optimizer (ms/step)" in text
+    assert "| C11 | scaling | 1 of 1 | 1 |" in text
+    assert "| net | torch AdamW | 1 | 5 | - | 1 | cpu, 2 threads |" in text
+    assert "| C12 | order | 0 of 1 | 0 |" in text
