@@ -313,7 +313,7 @@ def test_counts_and_equal_weights() -> None:
     below = part("count", 0.5, difference={"b": -1.0}, metric="failures")
     claim = Claim("X", "statement", "source", ["cnn"], [above, below])
     assert judge(claim, table(runs)).verdict == "supported"
-    assert judge(claim, table(runs, failures=2)).verdict == "refuted"
+    assert judge(claim, table(runs, failed_roots=2)).verdict == "refuted"
     same = Claim("X", "statement", "source", ["cnn"], [part("exact", 0, metric="weights")])
     assert judge(same, table(runs, weights="12ab")).verdict == "supported"
     study = table(runs)

@@ -233,7 +233,7 @@ def _count(part: Part, study: Study, margin: float, arms: dict[str, str]) -> Fin
     ((arm, weight),) = part.difference.items()
     happened = study.column(arms[arm], "status") == "diverged"
     if part.metric == "failures":
-        happened |= study.column(arms[arm], "failures").astype(float).gt(0)
+        happened |= study.column(arms[arm], "failed_roots").astype(float).gt(0)
     outcome = count(int(happened.sum()), len(happened), margin, above=weight > 0)
     return Finding(part, margin, outcome, f"{happened.sum()} of {len(happened)} runs", arms=arms)
 
