@@ -24,7 +24,7 @@ SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
-.PHONY: help setup lint types test smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
+.PHONY: help setup lint types test test-slow smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
 .PHONY: status search publish restore report theory bench wandb-sync clean
 
 help: ## list the targets
@@ -52,6 +52,9 @@ types: setup ## mypy
 
 test: setup ## all tests, two at a time, no network
 	$(PY) -m pytest -n 2 --dist worksteal $(WORDS)
+
+test-slow: setup ## simulations of the statistics: coverage and error rates of the verdicts
+	$(PY) -m pytest -m slow
 
 smoke: setup ## both studies at their smallest, in a minute or two
 	rm -rf outputs/smoke
@@ -106,6 +109,7 @@ bench: setup ## time optimizers and training loop against their peers, into resu
 	$(PY) scripts/bench.py $(WORDS)
 	$(PY) scripts/bench_training.py
 	$(PY) scripts/bench_sweeps.py
+	$(PY) scripts/bench_analysis.py
 
 clean: ## remove caches and smoke runs; never results/ or other outputs
 	rm -rf outputs/smoke .pytest_cache .mypy_cache .ruff_cache build dist

@@ -39,6 +39,9 @@ PARAMETERS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": partial(timm.create_model, "resnet18", num_classes=10),
     "vit_tiny": partial(timm.create_model, "vit_tiny_patch16_224", num_classes=10),
 }
+NETWORKS = tuple(PARAMETERS)
+WIDTHS = ("width_128", "width_256", "width_512", "width_1024")  # one square weight each: how costs grow
+PARAMETERS |= {name: partial(nn.Linear, int(name[6:]), int(name[6:]), bias=False) for name in WIDTHS}
 
 
 def sirfshampoo(model: nn.Module, update_every: int) -> torch.optim.Optimizer:
@@ -66,9 +69,23 @@ def own(optimizer_class: Any, **hyper: Any) -> Callable[[nn.Module, int], torch.
     return build
 
 
+class Operation:
+    """What an optimizer does inside, by itself: an operation on each weight, timed like an optimizer's step."""
+
+    def __init__(self, model: nn.Module, function: Callable[[Tensor], Any], dtype: torch.dtype) -> None:
+        self.function = function
+        self.matrices = [(param.detach() @ param.detach().T).to(dtype) for param in model.parameters()]
+        self.state: dict[Tensor, Any] = {}
+
+    def step(self) -> None:
+        """Do the operation."""
+        for matrix in self.matrices:
+            self.function(matrix)
+
+
 ROOTFREE: dict[str, Any] = {"batch_size": BATCH_SIZE, "weight_decay": 1e-4}
 BFLOAT16: dict[str, Any] = {**ROOTFREE, "state_dtype": "bfloat16"}
-OPTIMIZERS: dict[str, Callable[[nn.Module, int], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
     "RFRMSProp": own(RFRMSProp, **ROOTFREE),
     "RFRMSProp compiled": own(RFRMSProp, compile=True, **ROOTFREE),
     "RFRMSProp without momentum": own(RFRMSProp, momentum=0.0, **ROOTFREE),
@@ -85,6 +102,8 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], torch.optim.Optimizer]] = {
     "torch RMSprop foreach": own(torch.optim.RMSprop, momentum=0.9, weight_decay=1e-4, foreach=True),
     "sirfshampoo": sirfshampoo,
     "pytorch-optimizer Shampoo": pytorch_optimizer_shampoo,
+    "eigh float32": lambda model, _: Operation(model, torch.linalg.eigh, torch.float32),
+    "matmul bfloat16": lambda model, _: Operation(model, lambda matrix: matrix @ matrix, torch.bfloat16),
 }
 PEER_MODULES = {"sirfshampoo": "sirfshampoo", "pytorch-optimizer Shampoo": "pytorch_optimizer"}
 
@@ -97,6 +116,7 @@ class Comparison:
     peer: str
     bounds: dict[str, float]
     update_every: int = 1
+    on: tuple[str, ...] = NETWORKS
 
 
 COMPARISONS = [
@@ -113,6 +133,9 @@ COMPARISONS = [
     Comparison("IFShampoo", "Shampoo", {}, update_every=2),
     Comparison("IFShampoo", "RFShampoo", {}, update_every=2),
     Comparison("Shampoo", "pytorch-optimizer Shampoo", {}, update_every=2),
+    Comparison("IFShampoo", "RFRMSProp", {}, update_every=2, on=(*NETWORKS, *WIDTHS)),
+    Comparison("RFRMSProp", "IFShampoo", {}, update_every=2, on=WIDTHS),
+    Comparison("eigh float32", "matmul bfloat16", {}, on=WIDTHS),
 ]
 
 
@@ -302,7 +325,7 @@ def main() -> None:
         console.width = 160
     rows = []
     for parameters in args.parameters:
-        for comparison in comparisons:
+        for comparison in (comparison for comparison in comparisons if parameters in comparison.on):
             console.print(f"{parameters}: {comparison.method} against {comparison.peer}", style="dim")
             rows.append(compare(comparison, parameters, args.cycles, args.device, args.threads))
     show(rows, console)
