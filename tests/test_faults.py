@@ -446,7 +446,15 @@ def test_wandb_can_read_what_was_mirrored_offline(entry: Entry, tmp_path: Path) 
 
     (summary,) = entry("wandb.mode=offline")
     (file,) = (tmp_path / "outputs" / summary["run_id"]).glob("wandb/offline-run-*/*.wandb")
-    messages = [Message.FromString(message) for message in mirrored(file)]
+
+    def messages_of() -> list[Any]:
+        return [Message.FromString(message) for message in mirrored(file)]
+
+    # W&B's service writes the file, and on a busy machine a little later
+    wait_for(
+        lambda: bool(found := messages_of()) and found[-1].WhichOneof("record_type") in ("exit", "final", "footer")
+    )
+    messages = messages_of()
     runs = [message.run for message in messages if message.WhichOneof("record_type") == "run"]
     steps = [
         {item.key or item.nested_key[0]: json.loads(item.value_json) for item in message.history.item}
@@ -456,7 +464,6 @@ def test_wandb_can_read_what_was_mirrored_offline(entry: Entry, tmp_path: Path) 
     assert runs[0].run_id == summary["run_id"]
     assert [step["epoch"] for step in steps] == [1, 2]
     assert steps[-1]["val_acc"] == summary["val_acc"]
-    assert messages[-1].WhichOneof("record_type") in ("exit", "final", "footer")
 
 
 def test_folders_with_spaces_and_letters_of_any_kind(entry: Entry, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def runs(study: Study) -> Details:
 
 def theory(table: pd.DataFrame) -> list[Block]:
     """What was computed exactly or on quadratics: how many rows agree per check, and every row."""
-    table = table.fillna("").astype(str)
+    table = table.astype(object).fillna("").astype(str)
     summary, folded = [], []
     for (claim, check), rows in table.groupby(["claim", "check"], sort=False):
         said = rows["agrees"].str.lower()
