@@ -39,7 +39,7 @@ class Claim:
                 return False
             pid = os.getpid()
             self._holder = {"token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": pid}
-            self._holder |= {"process_started": _process_started(pid), "since": _now(), "timeout": self.timeout}
+            self._holder |= {"process_started": _process_started(pid), "since": now(), "timeout": self.timeout}
             self._write()
         threading.Thread(target=self._renew, daemon=True).start()
         return True
@@ -70,7 +70,7 @@ class Claim:
 
     def _write(self) -> None:
         part = self.file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps({**self._holder, "heartbeat": _now()}))
+        part.write_text(json.dumps({**self._holder, "heartbeat": now()}))
         part.replace(self.file)
 
 
@@ -116,5 +116,6 @@ def _process_started(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time, as every file of a run's folder says it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

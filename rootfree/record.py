@@ -16,7 +16,6 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +26,7 @@ from annotated_types import Gt
 from omegaconf import OmegaConf
 
 from rootfree import stop
-from rootfree.claim import Claim
+from rootfree.claim import Claim, now
 from rootfree.folder import ENDED, failure_of, headline, status_of
 from rootfree.mirror import Mirror
 from rootfree.stop import Interrupted
@@ -253,7 +252,7 @@ class Record:
             **code(),
             "earlier_code": self._earlier_code,
             "device": device,
-            "finished_at": _now(),
+            "finished_at": now(),
             "command": self.config["command"],
             "config": {key: value for key, value in self.science.items() if key != "numerics"},
             "numerics": NUMERICS,
@@ -274,7 +273,7 @@ class Record:
             "status": "failed" if failed else "interrupted",
             "message": ("out of memory: " if _no_memory(error) else "") + f"{type(error).__name__}: {error}",
             "attempts": failure_of(self.folder)["attempts"] + failed,
-            "at": _now(),
+            "at": now(),
             **code(),
         }
         write_atomically(self.folder / "failure.json", _json_line(content, indent=1))
@@ -318,10 +317,6 @@ def code() -> dict[str, Any]:
 def _no_memory(error: BaseException) -> bool:
     # on a CPU torch raises a plain RuntimeError
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _json_line(content: dict[str, Any], indent: int | None = None) -> bytes:

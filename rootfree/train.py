@@ -123,7 +123,7 @@ def prepare(cell: Cell) -> tuple[Any, Record, Callable[[], Any]]:
     count = distributed.processes()
     if count > 1 and (rest := len(data.train) % data.batch_size) and rest < count:
         raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes")
-    divided = count > 1 and (distributed.depends_on_processes(new_model()) or getattr(data, "mixes", False))
+    divided = count > 1 and (distributed.depends_on_processes(new_model()) or data.mixes)
     record = build_once(config.record)(
         outputs=Path(config.outputs).expanduser(),
         config=complete(cell, data.name) | {"processes": count if divided else None},

@@ -112,11 +112,15 @@ def test_processes_make_another_run_only_where_they_change_the_step(
         monkeypatch.setattr("rootfree.distributed.processes", lambda: count)
         capsys.readouterr()
         entry("plan=true", *words)
-        return capsys.readouterr().out.split()[2]
+        return capsys.readouterr().out.partition("to do ")[2].split()[0]
 
     plain = ["model._target_=test_distributed.Double", "~model.stem_stride"]
     assert run_id(1, *plain) == run_id(2, *plain)
     assert len({run_id(1), run_id(2), run_id(4)}) == 3  # batch statistics
+    files = ["dataset._target_=rootfree.data.large_image_folder.large_image_folder", "~dataset.pad", *plain]
+    assert run_id(1, *files) == run_id(2, *files)
+    mixed = [*files, "+dataset.mixup=0.2"]  # each process mixes the images of its own share
+    assert run_id(1, *mixed) != run_id(2, *mixed)
 
 
 def test_parts_of_a_batch_add_up_to_its_step(entry: Entry) -> None:

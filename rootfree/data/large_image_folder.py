@@ -156,6 +156,10 @@ class FileSplits(Splits[Files]):
     def image_size(self) -> int:  # noqa: D102
         return self.side
 
+    @property
+    def mixes(self) -> bool:  # noqa: D102
+        return self.mixup > 0 or self.cutmix > 0
+
     def batches(  # noqa: D102
         self,
         split: Files,

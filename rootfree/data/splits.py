@@ -120,6 +120,11 @@ class Splits(ABC, Generic[S]):
     def image_size(self) -> int:
         """Height and width in pixels."""
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed, which each rank does with those of its own share."""
+        return False
+
     @abstractmethod
     def batches(
         self,
