@@ -153,8 +153,11 @@ class Study:
         choices = self.config.hydra.runtime.choices
         self.epochs = int(self.config.trainer.epochs)
         self.dataset = str(self.config.dataset.get("name", choices.dataset))
-        self.own_name = self.dataset != choices.dataset  # a folder of images, called so by a setting
-        self.name = search_name(self.dataset, choices.model, optimizer, choices.loss)
+        self.own_name = any(word.startswith("dataset.name=") for word in settings)  # a folder of images
+        rest = choices.model, optimizer, choices.loss
+        self.name = search_name(self.dataset, *rest)
+        # tuned numbers follow the choice of data set, whose yaml may call the data otherwise
+        self.tuned = self.name if self.own_name else search_name(choices.dataset, *rest)
         # a space of the model's and the loss's own goes before the model's, and that before the optimizer's
         spaces = ROOT / "experiments" / "search"
         names = (f"{choices.model}-{optimizer}-{choices.loss}", f"{choices.model}-{optimizer}", optimizer)
@@ -406,7 +409,7 @@ def conclude(table: Table, done: Search, folder: Path, replace: bool) -> None:
     if done.winner is None:
         raise SearchError(f"no draw finished: the space does not suit {study.name}")
     winner: Row = done.winner.to_dict()
-    text, file = tuned(table, done, winner), folder / f"{study.name}.yaml"
+    text, file = tuned(table, done, winner), folder / f"{study.tuned}.yaml"
     score = scores(done.confirmations(winner["draw"]))
     print(f"{study.name}: draw {winner['draw']} of {len(done.draws)}, val {score.mean():.2%} ± {score.std():.2%} "
           f"({len(score)} seeds)")  # fmt: skip
