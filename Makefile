@@ -60,12 +60,14 @@ smoke: setup ## both studies at their smallest, in a minute or two
 	rm -rf outputs/smoke
 	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke JOBS=2 ARGS="outputs=outputs/smoke $(ARGS)"
 
+# a study is its preset and, where there is one, that of its untuned defaults
+STUDY_PRESETS = $(SCALE) $(basename $(notdir $(wildcard experiments/$(1)/$(SCALE)_defaults.yaml)))
 reproduce-cnn: setup ## the CNN study: train, collect, report
-	$(call RUN,+experiments/cnn=$(SCALE))
+	for preset in $(call STUDY_PRESETS,cnn); do $(call RUN,+experiments/cnn=$$preset); done
 	$(REPORT)
 
 reproduce-vit: setup ## the vision-transformer study: train, collect, report
-	$(call RUN,+experiments/vit=$(SCALE))
+	for preset in $(call STUDY_PRESETS,vit); do $(call RUN,+experiments/vit=$$preset); done
 	$(REPORT)
 
 PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_long)
