@@ -25,7 +25,7 @@ RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
 .PHONY: help setup lint types test test-slow smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
-.PHONY: status search publish restore report theory bench wandb-sync clean
+.PHONY: status search publish restore report check-report theory bench wandb-sync clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -103,6 +103,12 @@ wandb-sync: setup ## upload what W&B recorded offline
 
 report: setup ## write results/report.*, figures and the README's results from the published tables
 	$(PY) scripts/report.py results --readme README.md
+
+check-report: setup ## whether results/ and the README are what the published tables say
+	rm -rf build/check && mkdir -p build/check && cp -r results README.md build/check
+	$(PY) scripts/report.py build/check/results --readme build/check/README.md > build/check/log
+	diff -rq results build/check/results
+	diff README.md build/check/README.md
 
 theory: setup ## exact and Monte-Carlo checks of what the paper states, into results/theory.csv (half a minute)
 	$(PY) scripts/theory.py $(WORDS)

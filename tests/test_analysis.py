@@ -185,6 +185,7 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
         path for path in files if path.name.endswith("-accuracy.svg") and "gap" not in path.name
     ).read_text()
     assert all(word in accuracy for arm in arms for word in arm.split())
+    assert not re.search(r'id="[mp][0-9a-f]{10}"', accuracy), "a hash of coordinates has another last bit elsewhere"
     assert "inconclusive" in page
     assert "1 diverged" in page
     assert "diverged in" not in page
@@ -251,6 +252,7 @@ def test_reproduced_against_published(tmp_path: Path) -> None:
 def test_scripts_end_to_end(tmp_path: Path) -> None:
     """The commands print where the page is, fail in one line, and load no torch."""
     write_study(tmp_path / "outputs", ARMS)
+    write_study(tmp_path / "outputs", {"lion": [70.0, 71.0]}, preset="vit", study="88e1234")
 
     def run(script: str, *args: Path | str) -> subprocess.CompletedProcess[str]:
         code = f"import runpy, sys; sys.argv[0] = '{script}'; runpy.run_path('scripts/{script}', run_name='__main__')"
@@ -259,7 +261,7 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
 
     collected = run("collect.py", tmp_path / "outputs", "--into", tmp_path / "tables")
     assert collected.returncode == 0, collected.stderr
-    assert "15 runs read" in collected.stdout
+    assert "17 runs read" in collected.stdout
     reported = run("report.py", tmp_path / "tables")
     assert reported.returncode == 0, reported.stderr
     assert str(tmp_path / "tables" / "report.html") in reported.stdout
@@ -271,6 +273,7 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
     assert shown.endswith("<!-- results -->\nrest\n")
     assert "outdated" not in shown
     assert all(f"| {arm} | 5 |" in shown for arm in ARMS)
+    assert "| lion |" not in shown, "a front page shows the study behind the first claim"
     (figure,) = re.findall(r"!\[.*\]\((tables/figures/.*-accuracy.png)\)", shown)
     assert (tmp_path / figure).exists()
     nothing = run("collect.py", tmp_path / "nothing", "--into", tmp_path / "tables")
@@ -414,6 +417,7 @@ def test_report_shows_sweeps_dynamics_costs_and_theory(tmp_path: Path) -> None:
     assert {"bench-net-ms", "bench-net-state-mb"} <= names
     assert "| sgd, untuned defaults | 2 |" in text
     assert "optimizer (ms/step)" in text
+    assert "| sgd | 1 | 0.001 | 0.02 | 50.0 | 20.0 | 0.900 |" in text, "20 steps with beta2 = 0.999"
     assert "| C11 | scaling | 1 of 1 | 1 |" in text
     assert "| net | torch AdamW | 1 | 5 | - | 1 | cpu, 2 threads |" in text
     assert "| C12 | order | 0 of 1 | 0 |" in text

@@ -28,7 +28,7 @@ def draw(table: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[Drawing]:
         for network, group in rows.groupby("parameters", sort=False):
             for column, words in QUANTITIES.items():
                 found = group.groupby("method")[column].agg(["median", "min", "max", "size"]).dropna()
-                found = found.sort_values("median")
+                found = found.sort_values("median", kind="stable")  # ties in one order on every processor
                 if found.empty:
                     continue
                 figure, axes = panel(0.8 + 0.24 * len(found))

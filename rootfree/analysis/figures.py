@@ -48,7 +48,7 @@ def draw(study: Study, claims: Claims, look: Looks) -> Iterator[Drawing]:
             yield _curves(study, look, "val_acc", "validation accuracy (%)")
             yield _curves(study, look, "train_loss", "training loss, clean subset")
             for metric, words, scale, meaning in DYNAMICS:
-                if study.curves.get(metric, pd.Series(dtype=float)).notna().any():
+                if study.curves.get(metric, pd.Series(dtype=float)).abs().max() > 0:  # all zero is no picture
                     yield _curves(study, look, metric, words, scale, meaning)
             if study.curves.get("effective_lr_q50", pd.Series(dtype=float)).notna().any():
                 yield _effective_lr(study, look)

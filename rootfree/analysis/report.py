@@ -68,8 +68,8 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
 
     opening = _opening(judgements, found)
     blocks: list[Block] = [Heading(1, TITLE), *opening]
-    front: list[Block] = [block for block in opening if not isinstance(block, Heading)]
     briefs: list[Table] = []
+    faces: list[list[Block]] = []  # what a front page shows of each study
     for study in found:
         asked = [judgement for judgement in judgements if judgement.study is study]
         blocks.append(Heading(2, study.title, anchor(study.slug)))
@@ -78,8 +78,9 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         blocks += [*sections.findings(study, asked, claims), results]
         pictures = [picture(study.slug, drawing) for drawing in draw(study, claims, look)]
         blocks += pictures
-        front += [briefs[-1], pictures[0]]
-        blocks += [*sections.paired(study, claims), *sections.tuning(study), sections.runs(study)]
+        faces.append([briefs[-1], pictures[0]])
+        blocks += [*sections.paired(study, claims), *sections.second_moment(study), *sections.tuning(study)]
+        blocks.append(sections.runs(study))
     if "bench" in side:
         blocks.append(Heading(2, "Time and memory", "bench"))
         blocks += [
@@ -96,7 +97,11 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     printed = [*briefs, _verdicts(judgements)]
     if known:
         printed += compare(found, studies(*known))
-    return Written(page, printed, front)
+    # a front page has room for one study: of those that decide the first claim the one with most runs
+    asked_first = [study.preset in claims.claims[0].presets for study in found]
+    leading = max(range(len(found)), key=lambda place: (asked_first[place], len(found[place].runs)))
+    front = [block for block in opening if not isinstance(block, Heading | Details)]
+    return Written(page, printed, [*front, *faces[leading]])
 
 
 def refresh(file: Path, written: Written) -> None:

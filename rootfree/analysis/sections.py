@@ -118,6 +118,33 @@ def paired(study: Study, claims: Claims) -> list[Block]:
     return [Heading(3, "Differences at equal seeds"), table]
 
 
+def second_moment(study: Study) -> list[Block]:
+    """How far every arm's second moment came from its start, and how near its steps are to those of momentum SGD."""
+    columns = {"share_frozen": "frozen (%)", "share_above_damping": "above damping (%)", "cosine_sgd": "cosine to SGD"}
+    columns = {column: words for column, words in columns.items() if column in study.curves}
+    finished = study.curves[study.curves["status"] == "finished"]
+    last = finished.sort_values("epoch", kind="stable").drop_duplicates("run_id", keep="last")
+    rows = []
+    for arm in study.arms:
+        if np.isnan(weight := study.forgets(arm)):
+            continue
+        ends = last[last["arm"] == arm]
+        values = {column: ends[column].astype(float).mean() for column in columns}
+        steps = study.column(arm, "steps").astype(float).max()
+        row = [named(arm), str(len(ends)), f"{weight:.3g}", f"{weight * steps:.3g}"]
+        shown = {c: f"{value:.3f}" if c == "cosine_sgd" else f"{100 * value:.1f}" for c, value in values.items()}
+        rows.append([*row, *("-" if np.isnan(values[column]) else shown[column] for column in columns)])
+    if not rows or not columns:
+        return []
+    header = ["arm", "n", "1 - beta2", "(1 - beta2) x steps", *columns.values()]
+    caption = (
+        "After the last step, means over the runs that finished. A moving average forgets its start once (1 - beta2) x "
+        "steps is well above 1. Frozen: coordinates whose second moment still has its initial value. Cosine: between "
+        f"the last update and that of momentum SGD on the same gradients. {study.title}; {study.hardware}."
+    )
+    return [Heading(3, "What the second moment did"), Table(header, rows, caption)]
+
+
 def tuning(study: Study) -> list[Block]:
     """What the settings of every arm cost to find, and what fewer draws would have found."""
     rows = []

@@ -4,6 +4,7 @@ Text in an SVG stays text. What is not data is drawn in `INK`, so that a page ca
 the figure in the dark.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,4 +113,9 @@ def save(figure: Figure, stem: Path) -> str:
         figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white", metadata={"Software": None})
         figure.set_layout_engine("none")  # found for the one, kept for the other
         figure.savefig(stem.with_suffix(".svg"), transparent=True, metadata={"Date": None, "Creator": None})
-    return stem.with_suffix(".svg").read_text(encoding="utf-8")
+    # matplotlib names clip paths and markers by a hash of coordinates, whose last bit is the processor's own
+    text = stem.with_suffix(".svg").read_text(encoding="utf-8")
+    for place, name in enumerate(dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', text))):
+        text = re.sub(rf"\b{name}\b", f"{stem.name}-{place}", text)
+    stem.with_suffix(".svg").write_text(text, encoding="utf-8")
+    return text

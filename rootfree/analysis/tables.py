@@ -1,5 +1,6 @@
 """The collected tables, read back and grouped into studies: runs that may be compared."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,6 +111,11 @@ class Study:
         target, power = (self.column(arm, f"config.optimizer.{key}").iloc[0] for key in ("_target_", "power"))
         named = str(target).rpartition(".")[2].startswith(("RF", "IF")) or arm.startswith(("rf_", "if_"))
         return named and not (pd.notna(power) and float(power) <= 0.5)
+
+    def forgets(self, arm: str) -> float:
+        """An arm's 1 - beta2, the weight of the newest gradient in its second moment; NaN where it has none."""
+        single, pair = (self.column(arm, f"config.optimizer.{key}").iloc[0] for key in ("beta2", "betas"))
+        return 1 - float(json.loads(pair)[1] if isinstance(pair, str) else single)
 
     def finished(self, arm: str, metric: str) -> pd.Series:
         """The metric of an arm's finished runs, by seed."""
