@@ -6,26 +6,29 @@ from annotated_types import Gt
 from torch import nn
 
 
-def resnet8(num_classes: int, image_size: int, stem_stride: Annotated[int, Gt(0)] = 2) -> nn.Module:
+def resnet8(
+    num_classes: int, image_size: int, stem_stride: Annotated[int, Gt(0)] = 2, width: Annotated[int, Gt(0)] = 16
+) -> nn.Module:
     """ResNet-8 (He et al. 2016, section 4.2): three stages of one basic block with 16, 32 and 64 channels.
 
     Args:
         num_classes: number of logits.
         image_size: height and width of the images, pixels; any size works.
         stem_stride: stride of the first convolution; 2 makes a step four times cheaper than the literature's 1.
+        width: channels of the first stage.
     """
     from timm.models.resnet import BasicBlock  # 2 s to import, for nothing where a run is finished already
 
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, stem_stride, 1, bias=False),
-        nn.BatchNorm2d(16),
+        nn.Conv2d(3, width, 3, stem_stride, 1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
-        BasicBlock(16, 16),
-        BasicBlock(16, 32, stride=2, downsample=_projection(16, 32)),
-        BasicBlock(32, 64, stride=2, downsample=_projection(32, 64)),
+        BasicBlock(width, width),
+        BasicBlock(width, 2 * width, stride=2, downsample=_projection(width, 2 * width)),
+        BasicBlock(2 * width, 4 * width, stride=2, downsample=_projection(2 * width, 4 * width)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, num_classes),
+        nn.Linear(4 * width, num_classes),
     )
 
 
