@@ -4,8 +4,9 @@ Each function draws one figure and returns it with its caption; `draw` calls tho
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -93,7 +94,8 @@ def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np
             axes.plot([interval.low, interval.high], [row + 0.16] * 2, style.dashes, color=style.color, lw=1.6)
         axes.plot(interval.mean, row + 0.16, "|", color=style.color, ms=11, mew=2.4)
         axes.text(1.02, row, _number(interval, study.diverged(arm)), transform=beside, va="center", fontsize=8)
-    points = np.concatenate(list(values.values()))
+    trained, note = _trained(study, values)
+    points = np.concatenate([values[arm] for arm in trained])
     if name.startswith("minus"):
         axes.axvline(0, color=INK, lw=0.8)
         points = np.append(points, 0)
@@ -108,13 +110,29 @@ def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np
     title(figure, study.title)
     what = "pair of runs" if name.startswith("minus") else "seed"
     text = f"Every point is one {what}; beside them the mean with its 95% t interval (cut where it leaves the frame)."
+    text += note
     counts = _counts(study, {arm: data.size for arm, data in values.items()})
     return Drawing(name, figure, f"{axis[0].upper()}{axis[1:]}. {text} {counts}")
+
+
+def _marks(style: Look, curve: pd.Series) -> dict[str, Any]:
+    """A few markers on a curve, which tell arms of one optimizer apart."""
+    return {"marker": style.marker, "ms": 3.5, "mew": 0, "markevery": max(1, len(curve) // 6)}
+
+
+def _trained(study: Study, arms: Iterable[str]) -> tuple[list[str], str]:
+    """The arms that learned anything, and a sentence on the others, which would leave no room for differences."""
+    means = {arm: study.finished(arm, "test_acc").mean() for arm in arms}
+    best = np.nanmax([*means.values(), 0])
+    lost = [arm for arm, mean in means.items() if mean < best / 2]
+    text = f" Out of the frame, below half of the best accuracy: {', '.join(map(label, lost))}." if lost else ""
+    return [arm for arm in means if arm not in lost], text
 
 
 def _scatter(study: Study, look: Looks) -> Drawing:
     """The generalisation gap of every run against its test accuracy, and the means of the arms."""
     arms, note = _shown(study)
+    arms, lost = _trained(study, arms)
     figure, axes = panel(3)
     for arm in arms:
         runs = pd.concat([study.finished(arm, "test_acc"), study.finished(arm, "gap_acc")], axis=1).dropna()
@@ -130,7 +148,7 @@ def _scatter(study: Study, look: Looks) -> Drawing:
     title(figure, study.title)
     text = "Generalisation gap against test accuracy: small points are runs, large ones means, open for root-free arms."
     sizes = {arm: study.finished(arm, "gap_acc").size for arm in arms}
-    return Drawing("gap-accuracy", figure, f"{text}{note} {_counts(study, sizes)}")
+    return Drawing("gap-accuracy", figure, f"{text}{note}{lost} {_counts(study, sizes)}")
 
 
 def _shown(study: Study) -> tuple[list[str], str]:
@@ -154,7 +172,7 @@ def _curves(study: Study, look: Looks, metric: str, axis: str, scale: str = "lin
         by_epoch = finished.groupby("epoch")[metric]
         mean, sd = by_epoch.mean(), by_epoch.std().fillna(0)
         name = f"{label(arm)}, n = {finished['run_id'].nunique()}"
-        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=name)
+        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=name, **_marks(style, mean))
         axes.fill_between(mean.index, mean - sd, mean + sd, color=style.color, alpha=0.15, lw=0)
         for _, run in curves[curves["status"] == "diverged"].groupby("run_id"):
             axes.plot(run["epoch"], run[metric], style.dashes, color=style.color, lw=0.7)
@@ -162,7 +180,10 @@ def _curves(study: Study, look: Looks, metric: str, axis: str, scale: str = "lin
     axes.set_yscale(scale)
     if not meaning:
         # The frame is set by what comes after the first quarter, where the arms differ; the start would flatten it.
-        late = table.loc[(table["epoch"] > table["epoch"].max() / 4) & (table["status"] == "finished"), metric]
+        trained, lost = _trained(study, arms)
+        note += lost
+        later = (table["epoch"] > table["epoch"].max() / 4) & (table["status"] == "finished")
+        late = table.loc[later & table["arm"].isin(trained), metric]
         if not late.empty:
             pad = 0.05 * float(np.ptp(late)) or 0.5
             axes.set_ylim(late.min() - pad, late.max() + pad)
@@ -195,7 +216,7 @@ def _effective_lr(study: Study, look: Looks) -> Drawing:
         low, middle, high = (np.exp(np.log(curves[c]).groupby(curves["epoch"]).mean()) for c in columns)
         sizes[str(arm)] = curves["run_id"].nunique()
         name = f"{label(str(arm))}, n = {sizes[str(arm)]}"
-        axes.plot(middle.index, middle, style.dashes, color=style.color, lw=1.6, label=name)
+        axes.plot(middle.index, middle, style.dashes, color=style.color, lw=1.6, label=name, **_marks(style, middle))
         axes.fill_between(middle.index, low, high, color=style.color, alpha=0.15, lw=0)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -54,6 +54,10 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
         )
+    asked_in_turn = list(claims.wanted())  # a reader meets the studies in the order of the claims
+    found.sort(
+        key=lambda study: asked_in_turn.index(study.preset) if study.preset in asked_in_turn else len(asked_in_turn)
+    )
     side = _side_tables(directory, published)
     judgements = scorecard(claims, found, side)
     look = looks(found)
