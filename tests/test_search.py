@@ -309,6 +309,19 @@ def test_the_edge_is_told_and_written_and_numbers_from_elsewhere_stay(
 
 
 @pytest.mark.parametrize(
+    ("words", "table", "tuned"),
+    [
+        (["dataset=cifar10_jpeg"], "cifar10-jpeg", "cifar10_jpeg"),
+        (["dataset=image_folder", "dataset.root=/photos", "dataset.name=mine"], "mine", "mine"),
+    ],
+)
+def test_tuned_numbers_follow_the_choice_of_data(tmp_path: Path, words: list[str], table: str, tuned: str) -> None:
+    made, _, _ = searched(tmp_path, 2, near(0.1), False, *words)
+    assert made.file.name.startswith(f"{table}-resnet8-sgd-"), "a table has the name that records have"
+    assert [file.name for file in (tmp_path / "tuned").iterdir()] == [f"{tuned}-resnet8-sgd.yaml"]
+
+
+@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("seed=3", "seed=3: a search sets seed itself"),
