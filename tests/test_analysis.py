@@ -414,7 +414,7 @@ def test_report_shows_sweeps_dynamics_costs_and_theory(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     names = {path.stem.rpartition("77e1234-")[2] for path in (tmp_path / "figures").iterdir()}
     assert {"sweep-power", "share-frozen", "share-above-damping", "cosine-sgd", "effective-lr"} <= names
-    assert {"bench-net-ms", "bench-net-state-mb"} <= names
+    assert {"bench-net-ms", "bench-net-state-mb", "scorecard"} <= names
     assert "| sgd, untuned defaults | 2 |" in text
     assert "optimizer (ms/step)" in text
     assert "| sgd | 1 | 0.001 | 0.02 | 50.0 | 20.0 | 0.900 |" in text, "20 steps with beta2 = 0.999"

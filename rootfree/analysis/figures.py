@@ -4,7 +4,7 @@ Each function draws one figure and returns it with its caption; `draw` calls tho
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rootfree.analysis.claims import Claims, differences
+from rootfree.analysis.checks import Check
+from rootfree.analysis.claims import Claims, Judgement, differences
 from rootfree.analysis.searches import Search, best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import INK, STYLE, WIDTH, Drawing, Look, label, legend, panel, title
@@ -27,7 +28,58 @@ DYNAMICS = [
     ("share_above_damping", "share above damping", "linear", "Coordinates whose second moment exceeds damping."),
     ("cosine_sgd", "cosine to momentum SGD", "linear", "Between the last update of the epoch and momentum SGD's."),
 ]
+# Shape, colour and filling of a verdict: told apart without colours, too.
+VERDICTS = {
+    "supported": ("o", "#0072B2", "full"),
+    "refuted": ("X", "#D55E00", "full"),
+    "inconclusive": ("D", "#0072B2", "none"),
+    "underpowered": ("v", "#8C8C8C", "none"),
+    "premise not met": ("s", "#8C8C8C", "none"),
+    "no data": ("_", "#8C8C8C", "none"),
+}
 Looks = dict[str, Look]
+
+
+def verdicts(judgements: Sequence[Judgement]) -> Drawing:
+    """Every claim's verdicts, a column for each place where one was reached."""
+    with mpl.rc_context(STYLE):
+        claims = list(dict.fromkeys(judgement.claim.id for judgement in judgements))
+        places = list(dict.fromkeys(_place(judgement) for judgement in judgements if _place(judgement)))
+        figure, axes = panel(2.1 + 0.19 * len(claims))
+        cells: dict[tuple[str, str], list[str]] = {}
+        for judgement in judgements:
+            if place := _place(judgement):
+                cells.setdefault((judgement.claim.id, place), []).append(judgement.verdict)
+        for (claim, place), found in cells.items():
+            for number, verdict in enumerate(found):
+                marker, color, fill = VERDICTS[verdict]
+                x = places.index(place) + 0.22 * (number - (len(found) - 1) / 2)
+                look: dict[str, Any] = {"color": color, "fillstyle": fill, "ms": 6, "mew": 1.4}
+                axes.plot(x, claims.index(claim), marker, **look)
+        for verdict in [v for v in VERDICTS if any(v in found for found in cells.values())]:
+            marker, color, fill = VERDICTS[verdict]
+            axes.plot([], [], marker, color=color, fillstyle=fill, ms=6, mew=1.4, label=verdict)
+        axes.set_yticks(range(len(claims)), claims, fontsize=8)
+        axes.set_xticks(range(len(places)), places, fontsize=7, rotation=90)
+        axes.xaxis.tick_top()
+        axes.tick_params(left=False, top=False)
+        axes.set_ylim(len(claims) - 0.4, -0.6)
+        axes.set_xlim(-0.6, len(places) - 0.4)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        height = figure.get_figheight()
+        legend(figure, axes)
+        figure.set_figheight(height)
+        text = "Verdicts. A column for each place where claims were tested; several marks in a cell are several "
+        return Drawing("scorecard", figure, f"{text}experiments there. An empty row: nothing was run that decides it.")
+
+
+def _place(judgement: Judgement) -> str:
+    """Where a verdict was reached; nothing where there are no data at all."""
+    if judgement.study:
+        first = judgement.study.runs.iloc[0]
+        return f"{first['model']} on\n{first['dataset']},\n{first['epochs']} epochs"
+    part = judgement.findings[0].part
+    return part.table if isinstance(part, Check) and judgement.verdict != "no data" else ""
 
 
 def draw(study: Study, claims: Claims, look: Looks) -> Iterator[Drawing]:

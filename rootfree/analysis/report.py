@@ -11,7 +11,7 @@ import pandas as pd
 from rootfree.analysis import costs, sections
 from rootfree.analysis.checks import MADE_BY, Check
 from rootfree.analysis.claims import STRENGTH, Judgement, Part, load_claims, scorecard
-from rootfree.analysis.figures import draw
+from rootfree.analysis.figures import draw, verdicts
 from rootfree.analysis.page import Block, Details, Heading, Picture, Table, Text, anchor, html, markdown, plain
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.sections import plural, spread
@@ -70,7 +70,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         name = f"{prefix}-{drawing.name}" if prefix else drawing.name
         return Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption)
 
-    opening = _opening(judgements, found)
+    opening = _opening(judgements, found, picture("", verdicts(judgements)))
     blocks: list[Block] = [Heading(1, TITLE), *opening]
     briefs: list[Table] = []
     faces: list[list[Block]] = []  # what a front page shows of each study
@@ -151,7 +151,7 @@ def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
     return tables
 
 
-def _opening(judgements: list[Judgement], found: list[Study]) -> list[Block]:
+def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) -> list[Block]:
     """What was asked, the scorecard, and what was found in three sentences."""
     claims = list({judgement.claim.id: judgement.claim for judgement in judgements}.values())
     asked = f"Asked: what does dropping the square root of adaptive methods do? {plural(len(claims), 'claim')} of the "
@@ -185,7 +185,7 @@ def _opening(judgements: list[Judgement], found: list[Study]) -> list[Block]:
     caption = f"Search runs: the tuning budget of each arm. Sources: {listed}."
     places = [f"why-{place}" for place in range(len(rows))]
     why = Table(["claim", "where", "verdict", "why", "search runs"], reasons, caption, places)
-    summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), card]
+    summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), drawn, card]
     return [*blocks, *summary, Details("The numbers behind the verdicts", [why])]
 
 

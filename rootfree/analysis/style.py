@@ -116,6 +116,6 @@ def save(figure: Figure, stem: Path) -> str:
     # matplotlib names clip paths and markers by a hash of coordinates, whose last bit is the processor's own
     text = stem.with_suffix(".svg").read_text(encoding="utf-8")
     for place, name in enumerate(dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', text))):
-        text = re.sub(rf"\b{name}\b", f"{stem.name}-{place}", text)
+        text = re.sub(rf"\b{name}\b", f"{name[0]}{place}", text)
     stem.with_suffix(".svg").write_text(text, encoding="utf-8")
     return text
