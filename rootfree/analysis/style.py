@@ -5,6 +5,7 @@ the figure in the dark.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from matplotlib.figure import Figure
 from rootfree.analysis.tables import Study
 
 INK = "#24292f"
-# Okabe and Ito's colours, with grey for black and without yellow: those two vanish on a dark or a white page.
-OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]
+# Okabe and Ito's colours, with grey for black and without yellow (they vanish on a dark or a white page); and two more.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7B5EA7", "#8C510A"]
 MARKERS = "osD^vP"
 WIDTH = 4.3  # inches: one panel is narrow enough to be read on a phone
 STYLE: dict[Any, Any] = {
@@ -61,15 +62,19 @@ class Drawing(NamedTuple):
 def looks(studies: Sequence[Study]) -> dict[str, Look]:
     """A look for each arm of a report."""
     arms: dict[str, dict[str, bool]] = {}  # optimizer -> arm -> whether it is root-free
+    sizes: Counter[str] = Counter()
     for study in studies:
         for arm in study.arms:
             arms.setdefault(arm.split()[0], {})[arm] = study.root_free(arm)
+            sizes[arm.split()[0]] += study.size(arm)
     found = {}
-    for place, (_, members) in enumerate(sorted(arms.items())):
-        turn, color = divmod(place, len(OKABE_ITO))
+    # those with most runs have a colour of their own, if there are not enough for all
+    for place, optimizer in enumerate(sorted(arms, key=lambda name: (-sizes[name], name))):
+        members = arms[optimizer]
+        turn, color = divmod(place, len(COLORS))
         pale = np.linspace(0, 0.6, len(members)) if len(members) > 1 else [0.0]
         for number, ((arm, free), white) in enumerate(zip(sorted(members.items()), pale, strict=True)):
-            mixed = to_hex(np.array(to_rgb(OKABE_ITO[color])) * (1 - white) + white)
+            mixed = to_hex(np.array(to_rgb(COLORS[color])) * (1 - white) + white)
             found[arm] = Look(mixed, MARKERS[(turn + number) % len(MARKERS)], "--" if free else "-")
     return found
 
