@@ -233,6 +233,15 @@ def test_report_needs_final_runs(tmp_path: Path) -> None:
     assert "not evidence" in report(tmp_path, CLAIMS).page.read_text()
 
 
+def test_studies_of_one_title_say_in_what_they_differ(tmp_path: Path) -> None:
+    write_study(tmp_path / "outputs", {"sgd": [80.0]})
+    write_study(tmp_path / "outputs", {"sgd": [70.0]}, suffix="-cosine", schedule="cosine", study="88e1234")
+    write_study(tmp_path / "outputs", {"sgd": [60.0]}, suffix="-long", epochs=4, study="99e1234")
+    collect(tmp_path / "outputs", tmp_path)
+    settings = [study.setting.partition(", ")[2] for study in studies(*read(tmp_path))]
+    assert settings == ["2 epochs, schedule constant", "2 epochs, schedule cosine", "4 epochs"]
+
+
 def test_reproduced_against_published(tmp_path: Path) -> None:
     """Run by run where ids are shared, else mean against mean."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"

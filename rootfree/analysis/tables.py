@@ -1,8 +1,8 @@
 """The collected tables, read back and grouped into studies: runs that may be compared."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Study:
     budgets: dict[str, int]  # arm -> runs of its search on this data set and model
     left_out: dict[str, int]  # arm -> runs with settings that a later run replaced
     searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search whose winner its settings are
+    detail: str = ""  # what tells it from a study that is otherwise called the same
 
     @cached_property
     def arms(self) -> list[str]:
@@ -71,7 +72,7 @@ class Study:
     def setting(self) -> str:
         """Model, data set and length in words."""
         first = self.runs.iloc[0]
-        return f"{first['model']} on {first['dataset']}, {first['epochs']} epochs"
+        return f"{first['model']} on {first['dataset']}, {first['epochs']} epochs{self.detail}"
 
     @property
     def title(self) -> str:
@@ -209,7 +210,21 @@ def studies(
                     searches=found,
                 )
             )
-    return sorted(made, key=lambda study: (not study.preset, study.title, study.slug))
+    return sorted(map(_detailed(made), made), key=lambda study: (not study.preset, study.title, study.slug))
+
+
+def _detailed(made: Sequence[Study]) -> Callable[[Study], Study]:
+    """Make a study say in what it differs from others with its title."""
+
+    def detailed(study: Study) -> Study:
+        first = study.runs.iloc[0]
+        namesakes = [other.runs.iloc[0] for other in made if other.title == study.title]
+        told = [
+            key for key in ("loss", "schedule", "batch_size") if any(other[key] != first[key] for other in namesakes)
+        ]
+        return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
+
+    return detailed
 
 
 def _settings(runs: pd.DataFrame) -> pd.Series:
