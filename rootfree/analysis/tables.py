@@ -220,7 +220,9 @@ def _detailed(made: Sequence[Study]) -> Callable[[Study], Study]:
         first = study.runs.iloc[0]
         namesakes = [other.runs.iloc[0] for other in made if other.title == study.title]
         told = [
-            key for key in ("loss", "schedule", "batch_size") if any(other[key] != first[key] for other in namesakes)
+            key
+            for key in ("loss", "schedule", "batch_size")
+            if any(other.get(key) != first.get(key) for other in namesakes)
         ]
         return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
 
