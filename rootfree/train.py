@@ -181,8 +181,14 @@ def check_settings(config: DictConfig) -> None:
     """Check names, types and ranges, from the signatures alone."""
     for key in map(str, config):
         if key not in SETTINGS and key not in BLOCKS:
-            presets = ", ".join(sorted(f"+experiments/{p.parent.name}={p.stem}" for p in PRESETS))
-            raise SettingsError(f"{key} is no setting: there are {', '.join([*SETTINGS, *BLOCKS])}; presets: {presets}")
+            if key.startswith("experiments"):
+                kinds = {kind: sorted(p.stem for p in PRESETS if p.parent.name == kind)
+                         for kind in sorted(p.parent.name for p in PRESETS)}  # fmt: skip
+                presets = "; ".join(f"+experiments/{kind}={', '.join(names)}" for kind, names in kinds.items())
+                raise SettingsError(f"+{key}={config[key]} is no preset: there are {presets}")
+            raise SettingsError(
+                f"{key} is no setting: there are {', '.join([*SETTINGS, *BLOCKS])}, and +experiments/..."
+            )
     for key, kind in SETTINGS.items():
         check_value(key, config[key], kind)
     for key in BLOCKS:
