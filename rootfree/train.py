@@ -158,7 +158,9 @@ def complete(cell: Cell, dataset_name: str) -> dict[str, Any]:
     names = {group: cell.choices[group] for group in ("model", "loss", "optimizer", "schedule")}
     stripped = sorted(override.lstrip("+") for override in cell.overrides)
     own = [override for override in stripped if override.startswith("optimizer.") or override == "tuned=none"]
-    kept = [word for word in cell.overrides if not word.startswith("outputs=")]  # where runs lie is private
+    # where runs and data lie is private
+    kept = [word for word in cell.overrides if not word.startswith(("outputs=", "dataset.cache="))]
+    kept = ["dataset.root=<folder>" if word.startswith("dataset.root=") else word for word in kept]
     resolved: Any = OmegaConf.to_container(cell.config, resolve=True)
     return {
         **resolved,

@@ -59,6 +59,8 @@ def test_same_seed_same_bits_and_another_seed_another_run(entry: Entry) -> None:
     (moved,) = json_of(entry, "outputs=elsewhere", "threads=1", "wandb.project=other")
     assert untimed(first) == untimed(moved)
     assert len(first["weights"]) == 16
+    assert "dataset.root=<folder>" in first["command"], "a published command tells nobody's folders"
+    assert "/cache" not in first["command"]
     _, other = sorted(entry("seed=1"), key=lambda summary: summary["seed"])
     assert other["run_id"] != first["run_id"]
     assert other["study"] == first["study"]
