@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -184,9 +185,8 @@ def check_settings(config: DictConfig) -> None:
     for key in map(str, config):
         if key not in SETTINGS and key not in BLOCKS:
             if key.startswith("experiments"):
-                kinds = {kind: sorted(p.stem for p in PRESETS if p.parent.name == kind)
-                         for kind in sorted(p.parent.name for p in PRESETS)}  # fmt: skip
-                presets = "; ".join(f"+experiments/{kind}={', '.join(names)}" for kind, names in kinds.items())
+                kinds = groupby(sorted(PRESETS), key=lambda file: file.parent.name)
+                presets = "; ".join(f"+experiments/{kind}={', '.join(p.stem for p in files)}" for kind, files in kinds)
                 raise SettingsError(f"+{key}={config[key]} is no preset: there are {presets}")
             raise SettingsError(
                 f"{key} is no setting: there are {', '.join([*SETTINGS, *BLOCKS])}, and +experiments/..."

@@ -45,20 +45,20 @@ def verdicts(judgements: Sequence[Judgement]) -> Drawing:
     with mpl.rc_context(STYLE):
         claims = list(dict.fromkeys(judgement.claim.id for judgement in judgements))
         places = list(dict.fromkeys(_place(judgement) for judgement in judgements if _place(judgement)))
-        figure, axes = panel(2.1 + 0.19 * len(claims))
+        figure, axes = panel(1.7 + 0.19 * len(claims))
         cells: dict[tuple[str, str], list[str]] = {}
         for judgement in judgements:
             if place := _place(judgement):
                 cells.setdefault((judgement.claim.id, place), []).append(judgement.verdict)
+        marks: dict[str, list[tuple[float, int]]] = {}
         for (claim, place), found in cells.items():
             for number, verdict in enumerate(found):
-                marker, color, fill = VERDICTS[verdict]
                 x = places.index(place) + 0.22 * (number - (len(found) - 1) / 2)
-                look: dict[str, Any] = {"color": color, "fillstyle": fill, "ms": 6, "mew": 1.4}
-                axes.plot(x, claims.index(claim), marker, **look)
-        for verdict in [v for v in VERDICTS if any(v in found for found in cells.values())]:
-            marker, color, fill = VERDICTS[verdict]
-            axes.plot([], [], marker, color=color, fillstyle=fill, ms=6, mew=1.4, label=verdict)
+                marks.setdefault(verdict, []).append((x, claims.index(claim)))
+        for verdict, (marker, color, filled) in VERDICTS.items():
+            if verdict in marks:
+                x_y = np.array(marks[verdict]).T
+                axes.plot(*x_y, marker, color=color, fillstyle=filled, ms=6, mew=1.4, label=verdict)
         axes.set_yticks(range(len(claims)), claims, fontsize=8)
         axes.set_xticks(range(len(places)), places, fontsize=7, rotation=90)
         axes.xaxis.tick_top()
@@ -66,9 +66,7 @@ def verdicts(judgements: Sequence[Judgement]) -> Drawing:
         axes.set_ylim(len(claims) - 0.4, -0.6)
         axes.set_xlim(-0.6, len(places) - 0.4)
         axes.spines[["left", "bottom"]].set_visible(False)
-        height = figure.get_figheight()
         legend(figure, axes)
-        figure.set_figheight(height)
         text = "Verdicts. A column for each place where claims were tested; several marks in a cell are several "
         return Drawing("scorecard", figure, f"{text}experiments there. An empty row: nothing was run that decides it.")
 

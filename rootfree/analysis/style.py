@@ -34,6 +34,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.15,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "font.sans-serif": ["DejaVu Sans"],  # every text of an SVG repeats the whole list
     "svg.hashsalt": "rootfree",
 }
 
@@ -103,10 +104,10 @@ def title(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, axes: Any) -> None:
-    """A legend below the panel, in two columns where they fit, and a figure as much taller."""
+    """A legend below the panel, in two columns where they fit, and the figure as much taller."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 2 if max(map(len, labels), default=0) <= 25 else 1
-    figure.set_figheight(3.1 + 0.17 * -(-len(labels) // columns))
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-len(labels) // columns))
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, fontsize=8, columnspacing=1, handlelength=2.2
     )
@@ -118,8 +119,11 @@ def save(figure: Figure, stem: Path) -> str:
         figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white", metadata={"Software": None})
         figure.set_layout_engine("none")  # found for the one, kept for the other
         figure.savefig(stem.with_suffix(".svg"), transparent=True, metadata={"Date": None, "Creator": None})
-    # matplotlib names clip paths and markers by a hash of coordinates, whose last bit is the processor's own
-    text = stem.with_suffix(".svg").read_text(encoding="utf-8")
+    # a hundredth of a point is more than anyone sees; matplotlib names clip paths and markers by a hash of coordinates,
+    # whose last bit is the processor's own
+    text = re.sub(
+        r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", stem.with_suffix(".svg").read_text(encoding="utf-8")
+    )
     for place, name in enumerate(dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', text))):
         text = re.sub(rf"\b{name}\b", f"{name[0]}{place}", text)
     stem.with_suffix(".svg").write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """The collected tables, read back and grouped into studies: runs that may be compared."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -210,23 +210,18 @@ def studies(
                     searches=found,
                 )
             )
-    return sorted(map(_detailed(made), made), key=lambda study: (not study.preset, study.title, study.slug))
+    return sorted(
+        (_detailed(study, made) for study in made), key=lambda study: (not study.preset, study.title, study.slug)
+    )
 
 
-def _detailed(made: Sequence[Study]) -> Callable[[Study], Study]:
-    """Make a study say in what it differs from others with its title."""
-
-    def detailed(study: Study) -> Study:
-        first = study.runs.iloc[0]
-        namesakes = [other.runs.iloc[0] for other in made if other.title == study.title]
-        told = [
-            key
-            for key in ("loss", "schedule", "batch_size")
-            if any(other.get(key) != first.get(key) for other in namesakes)
-        ]
-        return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
-
-    return detailed
+def _detailed(study: Study, made: Sequence[Study]) -> Study:
+    """Let a study say in what it differs from others with its title."""
+    first = study.runs.iloc[0]
+    namesakes = [other.runs.iloc[0] for other in made if other.title == study.title]
+    columns = ("loss", "schedule", "batch_size")
+    told = [key for key in columns if any(other.get(key) != first.get(key) for other in namesakes)]
+    return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
 
 
 def _settings(runs: pd.DataFrame) -> pd.Series:
