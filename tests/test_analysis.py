@@ -245,6 +245,7 @@ def test_studies_of_one_title_say_in_what_they_differ(tmp_path: Path) -> None:
 def test_reproduced_against_published(tmp_path: Path) -> None:
     """Run by run where ids are shared, else mean against mean."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    write_study(theirs / "outputs", {"my_opt": [70.0]}, preset="precision")  # the same setting, asked for otherwise
     write_study(ours / "outputs", {"sgd": [88.0, 89.0], "adamw": [87.0], "lion": [80.0], "rf_rmsprop": [None]})
     write_study(theirs / "outputs", {"sgd": [88.0, 89.5], "rf_rmsprop": [None]})
     write_study(theirs / "outputs", {"adamw": [86.5]}, suffix="-elsewhere")

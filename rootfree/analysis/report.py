@@ -128,9 +128,9 @@ def refresh(file: Path, written: Written) -> None:
 def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
     """Reproduced against published test accuracy: run by run where ids are shared, else by the means of an arm."""
     tables = []
-    theirs = {study.id: study for study in published}
+    theirs = {(study.id, study.preset): study for study in published}  # presets may share what their runs share
     for study in reproduced:
-        other = theirs.get(study.id)
+        other = theirs.get((study.id, study.preset))
         rows = []
         for arm in study.arms:
             here = t_interval(study.finished(arm, "test_acc"))
