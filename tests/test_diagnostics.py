@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rootfree.diagnostics import WINDOW, Probe
-from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp
+from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, Shampoo
 
 
 def probed(make: type[torch.optim.Optimizer], steps: int = WINDOW + 5, scale: float = 1.0, **hyper: float) -> dict:
@@ -62,5 +62,8 @@ def test_effective_learning_rates_of_known_states() -> None:
     assert adam["effective_lr_q50"] == pytest.approx(exact.median().item(), rel=1e-2)
 
 
-def test_matrix_methods_have_no_second_moment_per_coordinate() -> None:
-    assert set(probed(IFShampoo, lr=1e-3, batch_size=1)) == {"grad_norm", "update_norm", "cosine_sgd"}
+@pytest.mark.parametrize("make, hyper", [(IFShampoo, {"batch_size": 1}), (Shampoo, {}), (Shampoo, {"grafting": "adam"})])
+def test_matrix_methods_precondition_with_no_second_moment_per_coordinate(
+    make: type[torch.optim.Optimizer], hyper: dict
+) -> None:
+    assert set(probed(make, lr=1e-3, **hyper)) == {"grad_norm", "update_norm", "cosine_sgd"}
