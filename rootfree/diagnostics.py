@@ -112,7 +112,7 @@ def _second_moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, 
     for group in optimizer.param_groups:
         for param in group["params"]:
             state = optimizer.state.get(param, {})
-            if "second_moment" in state and "damping" in group:  # grafted Shampoo has one for the length of its steps alone
+            if "second_moment" in state and "damping" in group:  # grafted Shampoo's is for the length of steps alone
                 moment, damping = state["second_moment"], group["damping"]
                 rate = group["lr"] / (moment.float() + damping) ** group.get("power", 1)
                 yield moment, group["init"], damping, rate

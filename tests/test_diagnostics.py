@@ -62,7 +62,9 @@ def test_effective_learning_rates_of_known_states() -> None:
     assert adam["effective_lr_q50"] == pytest.approx(exact.median().item(), rel=1e-2)
 
 
-@pytest.mark.parametrize("make, hyper", [(IFShampoo, {"batch_size": 1}), (Shampoo, {}), (Shampoo, {"grafting": "adam"})])
+@pytest.mark.parametrize(
+    ("make", "hyper"), [(IFShampoo, {"batch_size": 1}), (Shampoo, {}), (Shampoo, {"grafting": "adam"})]
+)
 def test_matrix_methods_precondition_with_no_second_moment_per_coordinate(
     make: type[torch.optim.Optimizer], hyper: dict
 ) -> None:
