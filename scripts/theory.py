@@ -1,7 +1,7 @@
 """Check the paper's exact statements in float64, and its empirical ones on noisy quadratics; write results/theory.csv.
 
 One row is one measurement, with what the claim predicts and whether the two agree. The checks, their equations and the
-rule of agreement stand in rootfree/theory.py. Takes about half a minute on one core; equal bytes on the same machine.
+rule of agreement stand in rootfree/theory/. Takes about half a minute on one core; equal bytes on the same machine.
 """
 
 import argparse

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rootfree import theory
 from rootfree.optim import RFRMSProp
-from rootfree.theory import Row
+from rootfree.theory import fisher, invariance, preconditioners, quadratics
+from rootfree.theory.rows import Row, classifier, normal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import theory as script
@@ -55,7 +55,7 @@ def test_a_row_agrees_by_the_stated_rule(value, error, expected, agrees):
 
 
 def test_rescaled_losses_show_in_the_exponents_and_a_kept_batch_size_is_noticed(monkeypatch):
-    rows = theory.loss_rescaling(steps=3)
+    rows = invariance.loss_rescaling(steps=3)
     assert [row.value for row in rows] == [-1, 0, 0, 0.5]
     assert all(row.agrees for row in rows)
 
@@ -63,12 +63,12 @@ def test_rescaled_losses_show_in_the_exponents_and_a_kept_batch_size_is_noticed(
         def __init__(self, params, **hyper):
             super().__init__(params, **{**hyper, "batch_size": 64})
 
-    monkeypatch.setattr(theory, "RFRMSProp", Deaf)
-    assert [row.agrees for row in theory.loss_rescaling(steps=3)] == [True, True, False, False]
+    monkeypatch.setattr(invariance, "RFRMSProp", Deaf)
+    assert [row.agrees for row in invariance.loss_rescaling(steps=3)] == [True, True, False, False]
 
 
 def test_only_root_free_methods_are_equivariant():
-    rows = theory.reparameterisation(steps=3)
+    rows = invariance.reparameterisation(steps=3)
     assert all(row.agrees for row in rows)
     assert set(values(rows, "p=1,", "full-matrix")) == {0}
     assert set(values(rows, "p=1,", "RFRMSProp", "diagonal map")) == {0}
@@ -80,15 +80,15 @@ def test_equivariance_needs_damping_zero(monkeypatch):
         def __init__(self, params, **hyper):
             super().__init__(params, **{**hyper, "damping": 1e-3})
 
-    monkeypatch.setattr(theory, "RFRMSProp", Damped)
-    assert min(values(theory.reparameterisation(3, powers=(1.0,)), "RFRMSProp", "diagonal map")) > 1e-5
+    monkeypatch.setattr(invariance, "RFRMSProp", Damped)
+    assert min(values(invariance.reparameterisation(3, powers=(1.0,)), "RFRMSProp", "diagonal map")) > 1e-5
 
 
 # C12
 
 
 def test_natural_steps_agree_to_first_order_with_either_exponent():
-    rows = theory.preconditioner_invariance(problems=3) + theory.kronecker_invariance(problems=3)
+    rows = preconditioners.preconditioner_invariance(problems=3) + preconditioners.kronecker_invariance(problems=3)
     assert values(rows, "natural step") == pytest.approx([2] * 8, abs=0.05)
     assert values(rows, "moving average") + values(rows, "plain gradient") == pytest.approx([1] * 4, abs=0.2)
     assert all(row.agrees for row in rows if "natural" in row.setting and row.check == "preconditioner_invariance")
@@ -96,17 +96,17 @@ def test_natural_steps_agree_to_first_order_with_either_exponent():
 
 def test_a_factor_that_learns_at_twice_the_rate_is_noticed():
     def fast(P, U, h):
-        return theory.natural_factor(P, U, 2 * h)
+        return preconditioners.natural_factor(P, U, 2 * h)
 
-    rows = theory.preconditioner_invariance(problems=3, steps={"natural step, broken": fast})
+    rows = preconditioners.preconditioner_invariance(problems=3, steps={"natural step, broken": fast})
     assert [row.value for row in rows] == pytest.approx([1, 1], abs=0.2)
     assert not rows[0].agrees
 
 
 def test_the_natural_step_in_the_root_moves_s_towards_u():
-    K, g = torch.eye(4) + 0.3 * theory.normal(4, 4, seed=0), theory.normal(4, seed=1)
+    K, g = torch.eye(4) + 0.3 * normal(4, 4, seed=0), normal(4, seed=1)
     P, U, h = K @ K.mT, torch.outer(g, g) + torch.eye(4), 1e-6
-    moved = (theory.natural_root(P, U, h).inverse() - P.inverse()) / h
+    moved = (preconditioners.natural_root(P, U, h).inverse() - P.inverse()) / h
     torch.testing.assert_close(moved, U - P.inverse(), rtol=1e-4, atol=1e-4)
 
 
@@ -114,26 +114,26 @@ def test_the_natural_step_in_the_root_moves_s_towards_u():
 
 
 def test_the_joint_fisher_is_exact_under_sampled_labels_and_needs_its_factor():
-    rows = theory.joint_fisher(examples=3, batch_sizes=(1, 2, 3))
+    rows = fisher.joint_fisher(examples=3, batch_sizes=(1, 2, 3))
     assert all(row.agrees for row in rows)
-    broken = theory.joint_fisher(examples=3, batch_sizes=(1, 2, 3), factor=False)
+    broken = fisher.joint_fisher(examples=3, batch_sizes=(1, 2, 3), factor=False)
     assert values(broken, quantity="N/B") == pytest.approx([2 / 3, 1 / 3, 0], abs=1e-8)
     assert values(broken, "B=2", quantity="mean loss") == pytest.approx([0.5], abs=1e-8)
 
 
 def test_the_fisher_is_minus_the_expected_hessian():
-    logits, start = theory.classifier(2, 2, 3)
-    x = theory.normal(4, 2, seed=70)
+    logits, start = classifier(2, 2, 3)
+    x = normal(4, 2, seed=70)
 
     def expected_loss(flat):
         return -(logits(start, x).softmax(-1) * logits(flat, x).log_softmax(-1)).sum()
 
-    probabilities, jacobians, _ = theory.softmax_model(4, 2, 3, 2)
-    torch.testing.assert_close(theory.fisher(probabilities, jacobians), torch.func.hessian(expected_loss)(start))
+    probabilities, jacobians, _ = fisher.softmax_model(4, 2, 3, 2)
+    torch.testing.assert_close(fisher.fisher(probabilities, jacobians), torch.func.hessian(expected_loss)(start))
 
 
 def test_sampling_agrees_within_its_error_and_notices_a_missing_factor():
-    rows = theory.joint_fisher_sampled(examples=8, draws=4000, batch_size=4)
+    rows = fisher.joint_fisher_sampled(examples=8, draws=4000, batch_size=4)
     assert [row.agrees for row in rows if row.expected] == [True] * 3
     joint, minibatch, own = (row for row in rows if row.expected)
     assert own.error < joint.error < 0.1
@@ -142,7 +142,7 @@ def test_sampling_agrees_within_its_error_and_notices_a_missing_factor():
 
 
 def test_labels_of_another_model_bias_the_joint_fisher_more_with_more_data():
-    rows = theory.empirical_bias(examples=(8, 32))
+    rows = fisher.empirical_bias(examples=(8, 32))
     assert all(row.agrees for row in rows)
     few, many = values(rows, "joint")
     assert many > 2 * few
@@ -154,9 +154,9 @@ def test_labels_of_another_model_bias_the_joint_fisher_more_with_more_data():
 
 @pytest.mark.parametrize("power", [0.0, 0.25, 0.5, 1.0])
 def test_the_noisy_quadratic_takes_the_steps_of_rf_rmsprop(power):
-    h, starts = torch.tensor([1.0, 0.1]).double(), theory.normal(3, 2, seed=1)
+    h, starts = torch.tensor([1.0, 0.1]).double(), normal(3, 2, seed=1)
     hyper = {"beta2": 0.9, "damping": 1e-3}
-    losses = theory.noisy_quadratic(
+    losses = quadratics.noisy_quadratic(
         h, 0.05, power=power, noise=0.5, factor=4, steps=20, starts=starts, init=0.5, **hyper
     )
     param, generator = torch.nn.Parameter(starts.clone()), torch.Generator().manual_seed(83)
@@ -169,15 +169,15 @@ def test_the_noisy_quadratic_takes_the_steps_of_rf_rmsprop(power):
 
 
 def test_the_best_learning_rate_lies_at_the_vertex():
-    lrs = theory.octaves(-4, 4, 2)
+    lrs = quadratics.octaves(-4, 4, 2)
     losses = torch.stack([2 ** (lrs.log2() - best).square() for best in (-1.2, 0.0, 2.7)])
-    assert theory.best_lr(lrs, losses).tolist() == pytest.approx([-1.2, 0, 2.7])
+    assert quadratics.best_lr(lrs, losses).tolist() == pytest.approx([-1.2, 0, 2.7])
     losses[:, -5:] = math.inf
-    assert theory.best_lr(lrs, losses)[:2].tolist() == pytest.approx([-1.2, 0])
+    assert quadratics.best_lr(lrs, losses)[:2].tolist() == pytest.approx([-1.2, 0])
 
 
 def test_without_the_factor_the_best_learning_rate_falls_with_the_batch_size_where_noise_dominates():
-    rows = theory.batch_size_factor((16, 64, 256), seeds=16, steps=200, groups=4, powers=(0.0, 1.0))
+    rows = quadratics.batch_size_factor((16, 64, 256), seeds=16, steps=200, groups=4, powers=(0.0, 1.0))
     assert all(row.agrees for row in rows if row.quantity == "k minus SGD's" and "near" in row.setting)
     (kept,) = values(rows, "factor B, near", "equal steps", quantity="SGD")
     (dropped,) = values(rows, "no factor, near", "equal steps", quantity="SGD")
@@ -186,7 +186,7 @@ def test_without_the_factor_the_best_learning_rate_falls_with_the_batch_size_whe
 
 
 def test_the_root_free_step_leaves_a_larger_error():
-    rows = theory.stationary_error(seeds=8, steps=2400)
+    rows = quadratics.stationary_error(seeds=8, steps=2400)
     assert all(row.agrees for row in rows if row.quantity == "ratio of stationary errors")
     for power, slope in (("p=1,", 1), ("p=0.5,", 2)):
         assert values(rows, power, "damping 1e-12", quantity="lr^k") == pytest.approx([slope], abs=0.1)
@@ -194,15 +194,15 @@ def test_the_root_free_step_leaves_a_larger_error():
 
 
 def test_the_best_exponent_rises_for_a_fixed_preconditioner_alone():
-    rows = theory.exponents((10.0, 1e-3), seeds=8, steps=300, groups=4)
+    rows = quadratics.exponents((10.0, 1e-3), seeds=8, steps=300, groups=4)
     rises = {row.setting: row.agrees for row in rows if row.expected}
     assert rises == {"RF-RMSProp": False, "fixed h^-p": True}
 
 
 def test_a_fixed_preconditioner_equals_simulation():
     h, lrs, powers = torch.tensor([1.0, 0.1]).double(), torch.tensor([0.05, 0.1]).double(), torch.tensor([0.5]).double()
-    expected = theory.fixed_preconditioner(h, lrs, powers, 0.3, steps=30)[0]
-    mu, generator = theory.normal(40_000, 2, seed=2), torch.Generator().manual_seed(3)
+    expected = quadratics.fixed_preconditioner(h, lrs, powers, 0.3, steps=30)[0]
+    mu, generator = normal(40_000, 2, seed=2), torch.Generator().manual_seed(3)
     for _ in range(30):
         xi = torch.randn(40_000, 2, generator=generator, dtype=torch.float64)
         mu = mu - 0.1 * h**-0.5 * (h * mu + (0.3 * h).sqrt() * xi)
@@ -213,7 +213,7 @@ def test_a_fixed_preconditioner_equals_simulation():
 
 
 def test_the_script_writes_the_same_bytes_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "CHECKS", (theory.joint_fisher, theory.preconditioner_invariance))
+    monkeypatch.setattr(script, "CHECKS", (fisher.joint_fisher, preconditioners.preconditioner_invariance))
     texts = []
     for name in ("a.csv", "b.csv"):
         monkeypatch.setattr(sys, "argv", ["theory", "--into", str(tmp_path / name)])
@@ -236,7 +236,8 @@ def test_the_script_names_the_checks_when_one_is_unknown(monkeypatch):
 def test_the_published_table_is_that_of_these_checks():
     rows = list(csv.DictReader(script.RESULTS.read_text().splitlines()))
     kept = [[row[column] for column in script.COLUMNS] for row in rows]
-    quick = [*theory.loss_rescaling(), *theory.reparameterisation(), *theory.joint_fisher(), *theory.empirical_bias()]
+    quick = [*invariance.loss_rescaling(), *invariance.reparameterisation()]
+    quick += [*fisher.joint_fisher(), *fisher.empirical_bias()]
     for row in quick:
         words = script.cells(row)
         same = [line for line in kept if line[:4] == words[:4]]
