@@ -41,7 +41,7 @@ def measure(checks: Sequence[Callable[[], list[Row]]], console: Console) -> list
             progress.update(task, description=check.__name__)
             rows += check()
             progress.advance(task)
-    return sorted(rows, key=lambda row: (int(row.claim.removeprefix("C")), row.check))
+    return sorted(rows, key=lambda row: (row.claim[0], int(row.claim[1:]), row.check))
 
 
 def printed(rows: list[Row]) -> Table:

@@ -171,9 +171,8 @@ def test_first_claim_with_its_premise() -> None:
     assert first.parts[0].margin("paper") == 0.5
     judgements = scorecard(claims, [table(ARMS), table(ARMS, preset=None)])
     ids = [j.claim.id for j in judgements]
-    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), "P1", "P2"]
-    assert [claim for claim in dict.fromkeys(ids) if ids.count(claim) == 2] == ["C4", "C9", "C15"]  # runs and a table
-    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 20]
+    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), "P1", "P2", "P3"]
+    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 18]
 
 
 def test_lower_is_better_for_a_gap() -> None:
@@ -194,7 +193,7 @@ def test_lower_is_better_for_a_gap() -> None:
         ),
         ("metric: unrest", "metric: rest", "claim 15 .C15., part 1: metric 'rest' is unknown"),
         ("metric: failures", "metric: test_acc", "claim 5 .C5., part 1: metric 'test_acc' is unknown; allowed are div"),
-        ("        column: ratio\n", "", "C4., part 3: needs column"),
+        ("        column: ratio\n", "", "C14., part 1: needs column"),
         ("table: bench", "table: speed", "C4., part 3: table 'speed' is unknown; allowed are theory, bench"),
         ("{shampoo optimizer.state_dtype=bfloat16: 1}", "{a: 1, b: -1}", "C5., part 1: difference must be one arm"),
         ("    preset: cnn\n", "", "C1.: lacks preset"),
@@ -270,9 +269,13 @@ def test_order_and_count_are_exact() -> None:
 
 def test_holm_by_hand() -> None:
     """0.01 x 3, 0.03 x 2, then never less than what came before; what was not tested does not count."""
-    assert holm([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([0.03, np.nan, 0.6]) == pytest.approx([0.06, np.nan, 0.6], nan_ok=True)
-    assert holm([]).size == 0
+    adjusted, levels = holm([0.03, 0.01, 0.04])
+    assert adjusted == pytest.approx([0.06, 0.03, 0.06])
+    assert levels == pytest.approx([0.05 / 2, 0.05 / 3, 0.05])
+    adjusted, levels = holm([0.03, np.nan, 0.6])
+    assert adjusted == pytest.approx([0.06, np.nan, 0.6], nan_ok=True)
+    assert levels == pytest.approx([0.025, np.nan, 0.05], nan_ok=True)
+    assert holm([])[0].size == 0
 
 
 def test_holm_takes_a_verdict_back_in_its_family_alone() -> None:
@@ -291,6 +294,43 @@ def test_holm_takes_a_verdict_back_in_its_family_alone() -> None:
     apart = [Claim("Y", "statement", "source", ["vit"], other.parts)]
     cards = scorecard(Claims([one, *apart], [], None), [table(study), table(study, dataset="letters", preset="vit")])
     assert [card.verdict for card in cards] == ["supported", "underpowered"]
+
+
+def test_what_would_be_seen_depends_on_the_level_that_holm_leaves() -> None:
+    """Alone these pairs could have shown the margin; as one of eight tests they could not, and that is what is said."""
+    weak: dict[str, Values] = {"a": [81.1, 80.1, 80.2, 80.9, 79.95], "b": [80.0] * 5}
+    one = Claim("X", "statement", "source", ["cnn"], [part("superiority")])
+    alone = judge(one, table(weak))
+    assert alone.verdict == "inconclusive"
+    claims = [Claim(f"X{n}", "statement", "source", ["cnn"], one.parts) for n in range(8)]
+    first, *_, last = scorecard(Claims(claims, [], None), [table(weak)])
+    assert first.findings[0].outcome.detectable > 1 > last.findings[0].outcome.detectable
+    assert [first.verdict, last.verdict] == ["underpowered", "inconclusive"]
+
+
+def test_one_verdict_for_each_scale_and_data_set() -> None:
+    """The study with most pairs counts, among equals the weakest; others stand beside it, out of its family."""
+    claim = Claim("X", "statement", "source", ["cnn"], [part("superiority", 0)])
+    clear: dict[str, Values] = {"a": [82.0, 82.1, 82.2, 81.9], "b": [80.0, 80.2, 80.1, 80.0]}
+    unclear: dict[str, Values] = {"a": [82.0, 79.1, 80.2, 80.9], "b": [80.0, 80.2, 80.1, 80.0]}
+    few: dict[str, Values] = {arm: values[:3] for arm, values in clear.items()}
+    pool = [table(clear, study="1"), table(unclear, study="2"), table(few, study="3"), table(few, dataset="letters")]
+    cards = scorecard(Claims([claim], [], None), pool)
+    assert [card.counts for card in cards] == [False, True, False, True]
+    assert [card.pairs for card in cards] == [4, 4, 3, 3]
+    twice, alone = cards[0].findings[0], cards[2].findings[0]
+    assert twice.adjusted == pytest.approx(2 * twice.outcome.p)
+    assert alone.adjusted == pytest.approx(alone.outcome.p)
+
+
+def test_a_table_can_weaken_what_runs_support() -> None:
+    """A claim in parts is as good as the weakest, whether it rests on runs or on a table."""
+    check = Check("text", "theory", {"claim": "X"}, "reason")
+    claim = Claim("X", "statement", "source", ["cnn"], [part("superiority", 0), check])
+    study = table({"a": [82.0, 82.1, 82.2, 81.9], "b": [80.0, 80.2, 80.1, 80.0]})
+    for agrees, verdict in ((True, "supported"), (False, "refuted")):
+        tables = {"theory": pd.DataFrame({"claim": ["X"], "agrees": [agrees]})}
+        assert [j.verdict for j in scorecard(Claims([claim], [], None), [study], tables)] == [verdict]
 
 
 def test_orders_count_runs_that_diverged() -> None:

@@ -1,7 +1,8 @@
 """Claims as data, and the verdict that a study gives on each: see `experiments/claims.yaml` for the vocabulary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,11 @@ class Part:
     reason: str
     metric: str = "test_acc"
     seeds: int = 0  # pairs that were planned
+
+    @property
+    def in_points(self) -> bool:
+        """Whether its difference is one of percentage points."""
+        return self.kind in TESTS and UNITS[self.metric] == "points"
 
     def margin(self, scale: str | None) -> float:
         """The margin at a scale."""
@@ -107,6 +113,7 @@ class Finding(NamedTuple):
     margin: float
     outcome: Outcome
     note: str = ""
+    test: Callable[..., Outcome] | None = None  # what gives the outcome, for any level `alpha`
     adjusted: float = np.nan  # p after Holm
     arms: Mapping[str, str] = {}  # an arm of the claim -> its name in the study
     left_out: str = ""  # runs that diverged, whose pairs enter no mean
@@ -117,15 +124,38 @@ class Finding(NamedTuple):
         decided = self.outcome.verdict in ("supported", "refuted")
         return self.outcome.undecided if decided and self.adjusted > ALPHA else self.outcome.verdict
 
+    def among(self, adjusted: float, level: float) -> "Finding":
+        """The finding as one of a family, which leaves its test this level."""
+        if not self.test:
+            return self._replace(adjusted=adjusted)
+        strict, outcome = self.test(alpha=level), self.outcome
+        verdict = strict.undecided if outcome.verdict == outcome.undecided else outcome.verdict
+        outcome = outcome._replace(verdict=verdict, undecided=strict.undecided, detectable=strict.detectable)
+        return self._replace(adjusted=adjusted, outcome=outcome)
+
 
 class Judgement(NamedTuple):
-    """A claim's verdict in one study, or without a study from a table, or from nothing."""
+    """A claim's verdict in one study, or without a study from tables, or from nothing.
+
+    `counts` is whether it is the claim's verdict at this scale and on this data set, for which there is one.
+    """
 
     claim: Claim
     study: Study | None
     verdict: Verdict
     premise: Finding | None
     findings: list[Finding]
+    counts: bool = True
+
+    @property
+    def pairs(self) -> int:
+        """The least number of pairs, or runs, that a comparison of it rests on."""
+        return min((f.outcome.interval.n for f in _tested(self) if isinstance(f.part, Part)), default=0)
+
+    @property
+    def place(self) -> tuple[str | None, str] | None:
+        """Scale and data set."""
+        return (self.study.scale, str(self.study.runs["dataset"].iloc[0])) if self.study else None
 
 
 def differences(study: Study, weights: Mapping[str, float], metric: str) -> np.ndarray:
@@ -149,43 +179,60 @@ def judge(claim: Claim, study: Study, placebo: Placebo | None = None) -> Judgeme
 
 
 def scorecard(claims: Claims, studies: Sequence[Study], tables: Mapping[str, pd.DataFrame] = {}) -> list[Judgement]:
-    """Every claim with every study that decides it, and with every table; `no data` where there is none.
+    """Every claim with every study that decides it, and its tables; `no data` where there is neither.
+
+    At each scale and on each data set one verdict counts: that of the study with most pairs, and among equals the
+    weakest. What is tested in the studies with most pairs is one family for Holm; any other study is one of its own.
 
     Args:
         claims: what is asked.
-        studies: the runs; what is tested in those of one scale and data set is one family for Holm.
+        studies: the runs.
         tables: `theory` and `bench`, as far as there are any.
     """
-    drafts: list[tuple[Claim, Study | None, list[Finding]]] = []
+    drafts = []
     for claim in claims.claims:
+        read = [_look_up(part, tables) for part in claim.checked]
         deciding: list[Study | None] = [study for study in studies if claim.concerns(study)]
-        for study in (deciding or [None]) if claim.compared else []:
-            drafts.append((claim, study, [_compare(part, study, claims.placebo) for part in claim.compared]))
-        for table in dict.fromkeys(part.table for part in claim.checked):
-            checks = [part for part in claim.checked if part.table == table]
-            drafts.append((claim, None, [_look_up(part, tables) for part in checks]))
+        for study in deciding or [None]:
+            found = [_compare(part, study, claims.placebo) for part in claim.compared]
+            premise = found.pop(0) if claim.premise else None
+            drafts.append(Judgement(claim, study, "no data", premise, [*found, *read]))
+    most = {(draft.claim.id, draft.place): 0 for draft in drafts}
+    for draft in drafts:
+        most[draft.claim.id, draft.place] = max(most[draft.claim.id, draft.place], draft.pairs)
+    drafts = [draft._replace(counts=draft.pairs == most[draft.claim.id, draft.place]) for draft in drafts]
     families: dict[Any, list[float]] = {}
-    for _, study, findings in drafts:
-        families.setdefault(_family(study), []).extend(finding.outcome.p for finding in findings)
-    adjusted = {family: iter(holm(p).tolist()) for family, p in families.items()}
-    return [
-        _judgement(claim, study, [finding._replace(adjusted=next(adjusted[_family(study)])) for finding in findings])
-        for claim, study, findings in drafts
-    ]
+    for draft in drafts:
+        families.setdefault(_family(draft), []).extend(finding.outcome.p for finding in _tested(draft))
+    left = {family: zip(*map(np.ndarray.tolist, holm(p)), strict=True) for family, p in families.items()}
+    judged = []
+    for draft in drafts:
+        found = [finding.among(*next(left[_family(draft)])) for finding in _tested(draft)]
+        premise = found.pop(0) if draft.premise else None
+        judged.append(draft._replace(premise=premise, findings=found, verdict=_verdict(premise, found)))
+    weakest: dict[Any, Judgement] = {}
+    for one in judged:
+        known = weakest.get((one.claim.id, one.place))
+        if one.counts and (known is None or STRENGTH.index(one.verdict) < STRENGTH.index(known.verdict)):
+            weakest[one.claim.id, one.place] = one
+    return [one._replace(counts=weakest[one.claim.id, one.place] is one) for one in judged]
 
 
-def _family(study: Study | None) -> tuple[str | None, str] | None:
-    return (study.scale, str(study.runs["dataset"].iloc[0])) if study else None
+def _family(judgement: Judgement) -> Any:
+    """What tests are adjusted with: those that count at a scale and on a data set, or else those of a study."""
+    return judgement.place if judgement.counts or not judgement.study else judgement.study.slug
 
 
-def _judgement(claim: Claim, study: Study | None, findings: list[Finding]) -> Judgement:
-    """The weakest part's verdict, provided that the premise holds."""
-    premise = findings.pop(0) if findings[0].part is claim.premise else None
-    verdict = min((finding.verdict for finding in findings), key=STRENGTH.index)
+def _tested(judgement: Judgement) -> list[Finding]:
+    return [*([judgement.premise] if judgement.premise else []), *judgement.findings]
+
+
+def _verdict(premise: Finding | None, findings: list[Finding]) -> Verdict:
+    """The weakest part's, provided that the premise holds."""
     if premise and premise.verdict != "supported":
         # An undecided premise leaves the claim as undecided as itself: it is not known to fail.
-        verdict = "premise not met" if premise.verdict == "refuted" else premise.verdict
-    return Judgement(claim, study, verdict, premise, findings)
+        return "premise not met" if premise.verdict == "refuted" else premise.verdict
+    return min((finding.verdict for finding in findings), key=STRENGTH.index)
 
 
 def _look_up(part: Check, tables: Mapping[str, pd.DataFrame]) -> Finding:
@@ -211,9 +258,10 @@ def _compare(part: Part, study: Study | None, placebo: Placebo | None) -> Findin
     if part.kind == "ordering":
         first, second = arms.values()
         wins, losses, ties = record(study, first, second, part.metric)
-        outcome, note = ordering(wins, losses, margin), f"{ties} ties" if ties else ""
+        test, note = partial(ordering, wins, losses, margin), f"{ties} ties" if ties else ""
     else:
-        outcome, note = TESTS[part.kind](differences(study, part.difference, part.metric), margin), ""
+        test, note = partial(TESTS[part.kind], differences(study, part.difference, part.metric), margin), ""
+    outcome = test()
     lost = {arm: study.diverged(found) for arm, found in arms.items()}
     if outcome.verdict == "no data":
         note = "no seed is shared by the arms"
@@ -225,8 +273,9 @@ def _compare(part: Part, study: Study | None, placebo: Placebo | None) -> Findin
     if outcome.verdict == "supported":
         reason = _diverges(part, study, arms) or _too_near(part, study, outcome, placebo)
         if reason:
-            outcome, note = outcome._replace(verdict="inconclusive"), reason
-    return Finding(part, margin, outcome, note, arms=arms, left_out=left_out)
+            outcome = outcome._replace(verdict="inconclusive", undecided="inconclusive")
+            return Finding(part, margin, outcome, reason, arms=arms, left_out=left_out)
+    return Finding(part, margin, outcome, note, test, arms=arms, left_out=left_out)
 
 
 def _count(part: Part, study: Study, margin: float, arms: dict[str, str]) -> Finding:
@@ -234,8 +283,8 @@ def _count(part: Part, study: Study, margin: float, arms: dict[str, str]) -> Fin
     happened = study.column(arms[arm], "status") == "diverged"
     if part.metric == "failures":
         happened |= study.column(arms[arm], "failed_roots").astype(float).gt(0)
-    outcome = count(int(happened.sum()), len(happened), margin, above=weight > 0)
-    return Finding(part, margin, outcome, f"{happened.sum()} of {len(happened)} runs", arms=arms)
+    test = partial(count, int(happened.sum()), len(happened), margin, above=weight > 0)
+    return Finding(part, margin, test(), f"{happened.sum()} of {len(happened)} runs", test, arms=arms)
 
 
 def _diverges(part: Part, study: Study, arms: dict[str, str]) -> str:

@@ -14,7 +14,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rootfree.analysis.checks import Check
 from rootfree.analysis.claims import Claims, Judgement, differences
 from rootfree.analysis.searches import Search, best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
@@ -41,20 +40,16 @@ Looks = dict[str, Look]
 
 
 def verdicts(judgements: Sequence[Judgement]) -> Drawing:
-    """Every claim's verdicts, a column for each place where one was reached."""
+    """Every claim's verdicts, a column for each data set, and one for tables."""
     with mpl.rc_context(STYLE):
         claims = list(dict.fromkeys(judgement.claim.id for judgement in judgements))
         places = list(dict.fromkeys(_place(judgement) for judgement in judgements if _place(judgement)))
         figure, axes = panel(1.7 + 0.19 * len(claims))
-        cells: dict[tuple[str, str], list[str]] = {}
+        marks: dict[str, list[tuple[int, int]]] = {}
         for judgement in judgements:
-            if place := _place(judgement):
-                cells.setdefault((judgement.claim.id, place), []).append(judgement.verdict)
-        marks: dict[str, list[tuple[float, int]]] = {}
-        for (claim, place), found in cells.items():
-            for number, verdict in enumerate(found):
-                x = places.index(place) + 0.22 * (number - (len(found) - 1) / 2)
-                marks.setdefault(verdict, []).append((x, claims.index(claim)))
+            if judgement.counts and (place := _place(judgement)):
+                cell = (places.index(place), claims.index(judgement.claim.id))
+                marks.setdefault(judgement.verdict, []).append(cell)
         for verdict, (marker, color, filled) in VERDICTS.items():
             if verdict in marks:
                 x_y = np.array(marks[verdict]).T
@@ -67,17 +62,16 @@ def verdicts(judgements: Sequence[Judgement]) -> Drawing:
         axes.set_xlim(-0.6, len(places) - 0.4)
         axes.spines[["left", "bottom"]].set_visible(False)
         legend(figure, axes)
-        text = "Verdicts. A column for each place where claims were tested; several marks in a cell are several "
-        return Drawing("scorecard", figure, f"{text}experiments there. An empty row: nothing was run that decides it.")
+        text = "Verdicts. A column for each scale and data set, and for what exact checks and timings decide alone. "
+        return Drawing("scorecard", figure, f"{text}An empty row: nothing was run that decides it.")
 
 
 def _place(judgement: Judgement) -> str:
     """Where a verdict was reached; nothing where there are no data at all."""
-    if judgement.study:
-        first = judgement.study.runs.iloc[0]
-        return f"{first['model']} on\n{first['dataset']},\n{first['epochs']} epochs"
-    part = judgement.findings[0].part
-    return part.table if isinstance(part, Check) and judgement.verdict != "no data" else ""
+    if judgement.place:
+        scale, dataset = judgement.place
+        return f"{dataset}\n({scale} scale)"
+    return "" if judgement.verdict == "no data" else "checks and\ntimings"
 
 
 def draw(study: Study, claims: Claims, look: Looks) -> Iterator[Drawing]:

@@ -155,9 +155,8 @@ def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) ->
     """What was asked, the scorecard, and what was found in three sentences."""
     claims = list({judgement.claim.id: judgement.claim for judgement in judgements}.values())
     asked = f"Asked: what does dropping the square root of adaptive methods do? {plural(len(claims), 'claim')} of the "
-    asked += (
-        "paper and of this suite, each with what would decide it, margin and number of seeds fixed before the runs."
-    )
+    asked += "paper and of this suite, each with what decides it, its margin and its number of seeds in "
+    asked += "`experiments/claims.yaml`."
     blocks: list[Block] = [Text(asked)]
     if all(study.is_smoke for study in found):
         blocks.append(
@@ -165,25 +164,30 @@ def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) ->
         )
     rows: list[list[str]] = []
     reasons: list[list[str]] = []
-    for judgement in judgements:
-        claim, study = judgement.claim, judgement.study
-        place = anchor(study.slug) if study else anchor(_where(judgement).removesuffix(".csv"))
-        where = _where(judgement) if _where(judgement) == "-" else f"[{_where(judgement)}](#{place})"
-        statement = claim.statement
-        if _is_table(judgement) and claim.compared:  # runs have a row of their own
-            statement = f"Of this: {'; '.join(part.text for part in claim.checked)}."
-        sizes = sorted({f.outcome.interval.n for f in judgement.findings if f.arms})
-        n = "-" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        rows.append([claim.id, statement, where, n, f"[{judgement.verdict}](#why-{len(rows)})"])
-        reasons.append([claim.id, where, judgement.verdict, sections.why(judgement), sections.tuned(judgement)])
+    for number, judgement in enumerate(judgements):
+        claim, where = judgement.claim, _where(judgement)
+        if where != "-":
+            place = judgement.study.slug if judgement.study else claim.checked[0].table
+            where = f"[{where}](#{anchor(place)})"
+        n = str(judgement.pairs) if judgement.study else "-"
+        verdict = judgement.verdict if judgement.counts else f"beside it: {judgement.verdict}"
+        reasons.append([claim.id, where, verdict, sections.why(judgement), sections.tuned(judgement)])
+        if judgement.counts:
+            rows.append([claim.id, claim.statement, where, n, f"[{verdict}](#why-{number})"])
     sources: dict[str, list[str]] = {}
     for claim in claims:
         sources.setdefault(claim.source, []).append(claim.id)
     listed = "; ".join(f"{', '.join(ids)}: {source}" for source, ids in sources.items())
-    caption = "Claims are in our words; n: pairs of runs with equal seeds. A verdict leads to the numbers behind it."
+    caption = (
+        "Claims are in our words; one verdict for each scale and data set. n: the least number of pairs of runs "
+        "with equal seeds, or of runs, that a comparison rests on. A verdict leads to the numbers behind it."
+    )
     card = Table(["claim", "statement", "where", "n", "verdict"], rows, caption)
-    caption = f"Search runs: the tuning budget of each arm. Sources: {listed}."
-    places = [f"why-{place}" for place in range(len(rows))]
+    caption = (
+        "Search runs: the tuning budget of each arm. Beside it: other settings with the same scale and data set, and "
+    )
+    caption += f"with fewer pairs. Sources: {listed}."
+    places = [f"why-{number}" for number in range(len(reasons))]
     why = Table(["claim", "where", "verdict", "why", "search runs"], reasons, caption, places)
     summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), drawn, card]
     return [*blocks, *summary, Details("The numbers behind the verdicts", [why])]
@@ -192,8 +196,9 @@ def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) ->
 def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
     """What was found, on which evidence, and how sure that is."""
     order = sorted(STRENGTH, key=lambda verdict: (verdict != "supported", verdict != "refuted", verdict == "no data"))
-    groups = [(verdict, [j for j in judgements if j.verdict == verdict]) for verdict in order]
-    tally = [f"{len(group)} {verdict} ({_ids(group)})" for verdict, group in groups if group]
+    judgements = [judgement for judgement in judgements if judgement.counts]
+    groups = [(verdict, [j.claim.id for j in judgements if j.verdict == verdict]) for verdict in order]
+    tally = [f"{len(ids)} {verdict} ({', '.join(dict.fromkeys(ids))})" for verdict, ids in groups if ids]
     runs = sum(len(study.runs) for study in found)
     diverged = sum(study.diverged(arm) for study in found for arm in study.arms)
     scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
@@ -201,32 +206,24 @@ def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
     evidence += f"{plural(len(found), 'study', 'studies')} at {scales} scale"
     evidence += (
         ", and tables of exact checks and timings."
-        if any(_is_table(j) and j.verdict != "no data" for j in judgements)
+        if any(isinstance(f.part, Check) and f.verdict != "no data" for j in judgements for f in j.findings)
         else "."
     )
-    compared = [finding for j in judgements if j.study for finding in j.findings if finding.outcome.interval.n]
+    compared = [finding for j in judgements for finding in j.findings if finding.arms and finding.outcome.interval.n]
     sure = "How sure: "
     if pairs := [finding.outcome.interval.n for finding in compared]:
         least, most = min(pairs), max(pairs)
         sure += f"verdicts on runs rest on {least if least == most else f'{least} to {most}'} seeds"
         planned = [f for f in compared if isinstance(f.part, Part) and f.outcome.interval.n < f.part.seeds]
         sure += f", {len(planned)} of {plural(len(compared), 'comparison')} on fewer than planned" if planned else ""
-        limits = [f.outcome.detectable for f in compared if f.verdict == "underpowered" and f.arms]
+        points = [f for f in compared if isinstance(f.part, Part) and f.part.in_points]
+        limits = [f.outcome.detectable for f in points if f.verdict == "underpowered"]
         if finite := [limit for limit in limits if isfinite(limit)]:
             sure += f", and what is underpowered could only have shown differences from {min(finite):.1f}"
             sure += f"{'' if len(finite) == 1 else f' to {max(finite):.1f}'} points on"
         sure += "; "
     sure += "each holds for its scale, data set, model and tuned settings, and for no other."
     return [f"Found: {', '.join(tally)}.", evidence, sure]
-
-
-def _ids(judgements: list[Judgement]) -> str:
-    names = (f"{j.claim.id}{f' by {_where(j)}' if _is_table(j) and j.claim.compared else ''}" for j in judgements)
-    return ", ".join(dict.fromkeys(names))
-
-
-def _is_table(judgement: Judgement) -> bool:
-    return isinstance(judgement.findings[0].part, Check)
 
 
 def _brief(study: Study, table: Table) -> Table:
@@ -236,11 +233,10 @@ def _brief(study: Study, table: Table) -> Table:
 
 
 def _where(judgement: Judgement) -> str:
-    """Scale, model and data set of a verdict, or the tables it rests on."""
-    if judgement.study:
-        return f"{judgement.study.scale}-scale: {judgement.study.setting}"
-    part = judgement.findings[0].part
-    return f"{part.table}.csv" if isinstance(part, Check) else "-"
+    """Scale, model and data set of a verdict, and the tables it rests on."""
+    words = [f"{judgement.study.scale}-scale: {judgement.study.setting}"] if judgement.study else []
+    tables = dict.fromkeys(finding.part.table for finding in judgement.findings if isinstance(finding.part, Check))
+    return " and ".join([*words, *(f"{table}.csv" for table in tables)]) or "-"
 
 
 def _side_tables(*directories: Path | None) -> dict[str, pd.DataFrame]:
@@ -255,7 +251,7 @@ def _side_tables(*directories: Path | None) -> dict[str, pd.DataFrame]:
 
 def _verdicts(judgements: list[Judgement]) -> Table:
     """The scorecard as far as a terminal is wide."""
-    rows = [[j.claim.id, _where(j), j.verdict] for j in judgements]
+    rows = [[j.claim.id, _where(j), j.verdict] for j in judgements if j.counts]
     return Table(["claim", "where", "verdict"], rows, "The numbers behind the verdicts are on the page.")
 
 
@@ -269,11 +265,12 @@ def _reading() -> list[Block]:
             "it lies below the margin; that it is not behind is supported if the interval lies above minus the margin, "
             "and refuted if below; that two arms are equal is supported if the 90% interval lies within the margin, "
             "and refuted if outside. What is neither is underpowered if a true difference as large as the margin would "
-            f"be seen in less than {POWER:.0%} of such studies, and inconclusive otherwise. Margins were fixed "
-            "before. "
-            "All that is tested on one data set at one scale is a family: a verdict stands if its p is at most 5% "
-            "after Holm's adjustment for the size of the family; the p before stands beside it. An order is decided by "
-            "an exact sign test, a share of runs by its exact interval, and a table by its rows."
+            f"be seen in less than {POWER:.0%} of such studies, at the level that is left to its test, and else "
+            "inconclusive. All verdicts at one scale and on one data set are a family: each stands if its p is at most "
+            "5% after Holm's adjustment for the size of the family; the p before stands beside it. A claim has one "
+            "verdict there, that of the study with most pairs, among equals the weakest; what other settings say "
+            "stands beside it, each study adjusted by itself. An order is decided by an exact sign test, a share of "
+            "runs by its exact interval, and a table by its rows; a claim in several parts is as good as the weakest."
         ),
         Text(
             "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that "

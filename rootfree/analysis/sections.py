@@ -21,7 +21,8 @@ def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[
         blocks.append(Text("Smoke runs: they show that the machinery works and are not evidence of anything."))
     for judgement in judgements:
         asked = f"Asked ({judgement.claim.id}): {judgement.claim.statement}"
-        blocks.append(Text(f"{asked}\nFound at {study.scale} scale: {judgement.verdict}.\n{why(judgement)}"))
+        beside = "" if judgement.counts else ", beside the study with more pairs that decides it"
+        blocks.append(Text(f"{asked}\nFound at {study.scale} scale: {judgement.verdict}{beside}.\n{why(judgement)}"))
 
     sentences = []
     means = {arm: t_interval(study.finished(arm, "test_acc")) for arm in study.arms}
@@ -247,7 +248,7 @@ def bench(table: pd.DataFrame) -> list[Block]:
 
 def why(judgement: Judgement) -> str:
     """The numbers behind a verdict, a line for each part."""
-    if not judgement.study and isinstance(judgement.findings[0].part, Part):
+    if not judgement.study and not judgement.claim.checked:
         missing = f"Missing: {judgement.claim.missing}."
         return missing if judgement.claim.missing else f"Preset {' or '.join(judgement.claim.presets)} was not run."
     lines = [_reason(finding) for finding in judgement.findings]

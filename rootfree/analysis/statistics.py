@@ -11,8 +11,8 @@ every test looks at the differences of the pairs. They are oriented so that posi
 
 What is neither is `underpowered` if these pairs could not have shown a difference as small as the margin (see
 `detectable`), and `inconclusive` otherwise. Each outcome has the p of the hypothesis that its verdict rejects, at most
-5% where the interval decides; `holm` adjusts the p of a family. No bootstrap: resampling fewer than ten seeds covers
-too little.
+5% where the interval decides; `holm` adjusts the p of a family, and what a test could have shown depends on the level
+that this leaves it: its `alpha`. No bootstrap: resampling fewer than ten seeds covers too little.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,26 +84,27 @@ def detectable(values: Values, alpha: float, beta: float) -> float:
     return float(quantiles * data.std(ddof=1) / data.size**0.5)
 
 
-def superiority(differences: Values, margin: float) -> Outcome:
+def superiority(differences: Values, margin: float, alpha: float = ALPHA) -> Outcome:
     """Is the difference above zero? Refuted where it is surely below the margin; margin 0 asks for the sign alone."""
     interval = t_interval(differences)
     refuted = interval.high < margin
     p_above, p_below = 2 * _p_above(interval, 0), 2 * _p_below(interval, margin)
-    return _outcome(interval, interval.low > 0 and not refuted, refuted, p_above, p_below, _limit(differences), margin)
+    limit = _limit(differences, alpha)
+    return _outcome(interval, interval.low > 0 and not refuted, refuted, p_above, p_below, limit, margin)
 
 
-def noninferiority(differences: Values, margin: float) -> Outcome:
+def noninferiority(differences: Values, margin: float, alpha: float = ALPHA) -> Outcome:
     """Is the difference above minus the margin?"""
     interval = t_interval(differences)
     p_above, p_below = 2 * _p_above(interval, -margin), 2 * _p_below(interval, -margin)
-    limit = _limit(differences)
+    limit = _limit(differences, alpha)
     return _outcome(interval, interval.low > -margin, interval.high < -margin, p_above, p_below, limit, margin)
 
 
-def equivalence(differences: Values, margin: float) -> Outcome:
+def equivalence(differences: Values, margin: float, alpha: float = ALPHA) -> Outcome:
     """Is the difference within the margin on both sides?"""
     interval = t_interval(differences, level=0.90)
-    limit = detectable(differences, alpha=ALPHA, beta=(1 - POWER) / 2)  # both sides must succeed
+    limit = detectable(differences, alpha, beta=(1 - POWER) / 2)  # both sides must succeed
     inside = -margin < interval.low and interval.high < margin
     outside = interval.low > margin or interval.high < -margin
     p_inside = max(_p_above(interval, -margin), _p_below(interval, margin))
@@ -111,14 +112,14 @@ def equivalence(differences: Values, margin: float) -> Outcome:
     return _outcome(interval, inside, outside, p_inside, p_outside, limit, margin)
 
 
-TESTS: dict[str, Callable[[Values, float], Outcome]] = {
+TESTS: dict[str, Callable[..., Outcome]] = {
     "superiority": superiority,
     "noninferiority": noninferiority,
     "equivalence": equivalence,
 }
 
 
-def ordering(wins: int, losses: int, margin: float) -> Outcome:
+def ordering(wins: int, losses: int, margin: float, alpha: float = ALPHA) -> Outcome:
     """Does one arm win more pairs than it loses? `margin` is the share of wins that would matter, above 1/2.
 
     Ties are left out, as in every sign test. The interval is that of the share of wins.
@@ -126,22 +127,22 @@ def ordering(wins: int, losses: int, margin: float) -> Outcome:
     n = wins + losses
     p_more = min(1.0, 2 * float(bdtrc(wins - 1, n, 0.5))) if wins else 1.0
     p_fewer = min(1.0, 2 * float(bdtr(wins, n, 0.5))) if n else 1.0
-    enough = next((k for k in range(n + 1) if k and 2 * bdtrc(k - 1, n, 0.5) <= ALPHA), None)
+    enough = next((k for k in range(n + 1) if k and 2 * bdtrc(k - 1, n, 0.5) <= alpha), None)
     limit = np.inf if enough is None else float(betaincinv(enough, n - enough + 1, POWER))
     supported, refuted = p_more <= ALPHA and wins > losses, p_fewer <= ALPHA and wins < losses
     return _outcome(share_interval(wins, n), supported, refuted, p_more, p_fewer, limit, margin)
 
 
-def count(events: int, n: int, margin: float, above: bool) -> Outcome:
+def count(events: int, n: int, margin: float, above: bool, alpha: float = ALPHA) -> Outcome:
     """Is the share of runs with an event above, or else below, the margin? `detectable`: what all or none of n show."""
     interval = share_interval(events, n)
     p_above = min(1.0, 2 * float(bdtrc(events - 1, n, margin))) if events else 1.0
     p_below = min(1.0, 2 * float(bdtr(events, n, margin))) if n else 1.0
     over, under = interval.low > margin, interval.high < margin
     if above:
-        extreme = share_interval(n, n).low
+        extreme = share_interval(n, n, 1 - alpha).low
         return _outcome(interval, over, under, p_above, p_below, extreme, margin, blind=extreme <= margin)
-    extreme = share_interval(0, n).high
+    extreme = share_interval(0, n, 1 - alpha).high
     return _outcome(interval, under, over, p_below, p_above, extreme, margin)
 
 
@@ -157,19 +158,23 @@ def exact(agreeing: int, n: int, measured: bool = False) -> Outcome:
     return Outcome(verdict, Interval(n, share, np.nan, -np.inf, np.inf), np.nan, np.nan, verdict)
 
 
-def holm(p_values: Values) -> np.ndarray:
-    """Holm's adjusted p values: the family's chance of any false rejection stays below the level. NaN is not a test."""
+def holm(p_values: Values) -> tuple[np.ndarray, np.ndarray]:
+    """Holm's adjusted p values, and the level that each p had to keep to; NaN is not a test.
+
+    The family's chance of any false rejection stays below `ALPHA`.
+    """
     p = np.asarray(p_values, dtype=float)
     tested = np.flatnonzero(~np.isnan(p))
     ranked = tested[np.argsort(p[tested], kind="stable")]
-    adjusted = np.full(p.shape, np.nan)
     factors = np.arange(ranked.size, 0, -1)
+    adjusted, levels = np.full(p.shape, np.nan), np.full(p.shape, np.nan)
     adjusted[ranked] = np.minimum(1, np.maximum.accumulate(p[ranked] * factors))
-    return adjusted
+    levels[ranked] = ALPHA / factors
+    return adjusted, levels
 
 
-def _limit(differences: Values) -> float:
-    return detectable(differences, alpha=ALPHA / 2, beta=1 - POWER)
+def _limit(differences: Values, alpha: float) -> float:
+    return detectable(differences, alpha / 2, beta=1 - POWER)
 
 
 def _p_above(interval: Interval, bound: float) -> float:

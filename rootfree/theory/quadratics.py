@@ -231,7 +231,7 @@ def exponents(
         best["RF-RMSProp", variance] = mean_and_error(winners)
         best["fixed h^-p", variance] = powers[fixed.argmin()].item(), None
         for i, power in enumerate(POWERS):
-            row = partial(Row, "C6", "exponents", quantity="tuned loss over start")
+            row = partial(Row, "P3", "exponents", quantity="tuned loss over start")
             value, spread = mean_and_error(tuned[i])
             setting = f"{label(power)}, noise {variance:g}"
             rows += [
@@ -241,12 +241,12 @@ def exponents(
     error: float | None
     for (method, variance), (value, error) in best.items():
         n = 1 if error is None else groups
-        rows.append(Row("C6", "exponents", f"noise {variance:g}, {method}", "best exponent", value, error, "", n))
+        rows.append(Row("P3", "exponents", f"noise {variance:g}, {method}", "best exponent", value, error, "", n))
     for method in ("RF-RMSProp", "fixed h^-p"):
         (most, e), (least, f) = best[method, max(noises)], best[method, min(noises)]
         error, n = (None, 1) if e is None or f is None else (math.hypot(e, f), groups)
         quantity = "best exponent, least noise minus most"
-        rows.append(Row("C6", "exponents", method, quantity, least - most, error, "> 0", n))
+        rows.append(Row("P3", "exponents", method, quantity, least - most, error, "> 0", n))
     return rows
 
 
