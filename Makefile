@@ -70,7 +70,7 @@ reproduce-vit: setup ## the vision-transformer study: train, collect, report
 	for preset in $(call STUDY_PRESETS,vit); do $(call RUN,+experiments/vit=$$preset); done
 	$(REPORT)
 
-PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_long)
+PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_released laptop_long)
 reproduce-precision: setup ## what a bfloat16 state does: train, collect, report
 	for preset in $(PRECISION); do $(call RUN,+experiments/precision=$$preset); done
 	$(REPORT)

@@ -158,7 +158,8 @@ def complete(cell: Cell, dataset_name: str) -> dict[str, Any]:
     """Resolve a config to plain values, with the names of its choices and the command that runs it again."""
     names = {group: cell.choices[group] for group in ("model", "loss", "optimizer", "schedule")}
     stripped = sorted(override.lstrip("+") for override in cell.overrides)
-    own = [override for override in stripped if override.startswith("optimizer.") or override == "tuned=none"]
+    # tuned numbers that follow the choice, as those of the default do, are no setting of an arm's own
+    own = [word for word in stripped if word.startswith("optimizer.") or re.fullmatch(r"tuned=[^$]+", word)]
     # where runs and data lie is private
     kept = [word for word in cell.overrides if not word.startswith(("outputs=", "dataset.cache="))]
     kept = ["dataset.root=<folder>" if word.startswith("dataset.root=") else word for word in kept]

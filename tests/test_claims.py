@@ -171,8 +171,8 @@ def test_first_claim_with_its_premise() -> None:
     assert first.parts[0].margin("paper") == 0.5
     judgements = scorecard(claims, [table(ARMS), table(ARMS, preset=None)])
     ids = [j.claim.id for j in judgements]
-    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), "P1", "P2", "P3"]
-    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 18]
+    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), "P1", "P2", "P3", "P4"]
+    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 19]
 
 
 def test_lower_is_better_for_a_gap() -> None:

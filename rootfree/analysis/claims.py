@@ -89,12 +89,21 @@ class Placebo(NamedTuple):
     of: str
 
 
+class Question(NamedTuple):
+    """What several claims answer together, on one page."""
+
+    title: str
+    claims: list[str]
+    presets: list[str]  # whose second moments are shown
+
+
 class Claims(NamedTuple):
     """What `claims.yaml` holds."""
 
     claims: list[Claim]
     baselines: list[str]
     placebo: Placebo | None
+    questions: Sequence[Question] = ()
 
     def wanted(self) -> dict[str, list[str]]:
         """The arms that a preset's claims compare, whichever preset asked for their runs first."""
@@ -322,7 +331,7 @@ def load_claims(path: Path) -> Claims:
         raise ValueError(f"{path} does not exist") from error
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path} is not readable yaml: {' '.join(str(error).split())}") from error
-    top = _keys(content, {"claims": list, "baselines": list}, {"placebo": dict}, str(path))
+    top = _keys(content, {"claims": list, "baselines": list}, {"placebo": dict, "questions": list}, str(path))
     placebo = None
     if "placebo" in top:
         placebo = Placebo(**_keys(top["placebo"], {"arm": str, "of": str}, {}, f"{path}: placebo"))
@@ -330,7 +339,11 @@ def load_claims(path: Path) -> Claims:
     ids = [claim.id for claim in claims]
     if len(set(ids)) < len(ids):
         raise ValueError(f"{path}: claim ids must differ, found {', '.join(ids)}")
-    return Claims(claims, top["baselines"], placebo)
+    keys: dict[str, type] = {"title": str, "claims": list, "presets": list}
+    questions = [Question(**_keys(entry, keys, {}, f"{path}: question")) for entry in top.get("questions", [])]
+    for asked in (claim for question in questions for claim in question.claims):
+        _one_of(asked, ids, f"{path}: question, claim")
+    return Claims(claims, top["baselines"], placebo, questions)
 
 
 def _claim(entry: Any, where: str) -> Claim:

@@ -72,6 +72,8 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
 
     opening = _opening(judgements, found, picture("", verdicts(judgements)))
     blocks: list[Block] = [Heading(1, TITLE), *opening]
+    for question in claims.questions:
+        blocks += sections.answer(question, judgements, found)
     briefs: list[Table] = []
     faces: list[list[Block]] = []  # what a front page shows of each study
     for study in found:

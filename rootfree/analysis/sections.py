@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.checks import Check
-from rootfree.analysis.claims import UNITS, Claims, Finding, Judgement, Part, differences, record
+from rootfree.analysis.claims import UNITS, Claims, Finding, Judgement, Part, Question, differences, record
 from rootfree.analysis.costs import both_sides
 from rootfree.analysis.page import Block, Details, Heading, Table, Text, anchor
 from rootfree.analysis.searches import best_of, scores
@@ -57,6 +57,17 @@ def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[
     ]
 
 
+def answer(question: Question, judgements: list[Judgement], studies: list[Study]) -> list[Block]:
+    """What several claims say on one question, and what the second moments of the studies behind them did."""
+    said = []
+    for one in judgements:
+        if one.claim.id in question.claims and one.counts:
+            where = f", {one.study.setting}" if one.study else ""
+            said.append(Text(f"{one.claim.id}{where}: {one.claim.statement} {one.verdict.capitalize()}.\n{why(one)}"))
+    shown = [table for study in studies if study.preset in question.presets for table in second_moment(study)[1:]]
+    return [Heading(2, question.title, anchor(question.title)), *said, *shown]
+
+
 def arms(study: Study) -> Table:
     """The results of every arm."""
     costs = {"optimizer (ms/step)": _per_step(study, "optimizer_ms"), "data (ms/step)": _per_step(study, "data_ms")}
@@ -82,7 +93,7 @@ def arms(study: Study) -> Table:
 
 def named(arm: str) -> str:
     """An arm as a table calls it."""
-    return arm.replace(" tuned=none", ", untuned defaults").replace(" optimizer.", " ")
+    return arm.replace(" tuned=none", ", untuned defaults").replace(" tuned=", " ").replace(" optimizer.", " ")
 
 
 def place(study: Study, *what: str) -> str:
@@ -132,16 +143,18 @@ def second_moment(study: Study) -> list[Block]:
         ends = last[last["arm"] == arm]
         values = {column: ends[column].astype(float).mean() for column in columns}
         steps = study.column(arm, "steps").astype(float).max()
-        row = [named(arm), str(len(ends)), f"{weight:.3g}", f"{weight * steps:.3g}"]
+        row = [named(arm), f"[{len(ends)}](#{place(study, arm)})", f"{weight:.3g}", f"{weight * steps:.3g}"]
         shown = {c: f"{value:.3f}" if c == "cosine_sgd" else f"{100 * value:.1f}" for c, value in values.items()}
-        rows.append([*row, *("-" if np.isnan(values[column]) else shown[column] for column in columns)])
+        row += ["-" if np.isnan(values[column]) else shown[column] for column in columns]
+        rows.append([*row, spread(t_interval(study.finished(arm, "test_acc")))])
     if not rows or not columns:
         return []
-    header = ["arm", "n", "1 - beta2", "(1 - beta2) x steps", *columns.values()]
+    header = ["arm", "n", "1 - beta2", "(1 - beta2) x steps", *columns.values(), "test acc. (%)"]
     caption = (
-        "After the last step, means over the runs that finished. A moving average forgets its start once (1 - beta2) x "
-        "steps is well above 1. Frozen: coordinates whose second moment still has its initial value. Cosine: between "
-        f"the last update and that of momentum SGD on the same gradients. {study.title}; {study.hardware}."
+        "After the last step, means over the n runs that finished; test accuracy with its sd. A moving average forgets "
+        "its start once (1 - beta2) x steps is well above 1. Frozen: coordinates whose second moment still has its "
+        "initial value. Cosine: between the last update and that of momentum SGD on the same gradients. "
+        f"{study.title}; {study.hardware}."
     )
     return [Heading(3, "What the second moment did"), Table(header, rows, caption)]
 

@@ -88,7 +88,7 @@ def label(arm: str) -> str:
         try:
             words.append(f"{key}={float(value):.5g}")
         except ValueError:
-            words.append("untuned" if word == "tuned=none" else word.removeprefix("optimizer."))
+            words.append("untuned" if word == "tuned=none" else word.removeprefix("optimizer.").removeprefix("tuned="))
     return " ".join(words)
 
 
