@@ -145,11 +145,13 @@ def test_an_arm_finds_the_search_that_chose_its_settings() -> None:
     first = table((0, 4, 0, 0.5), (1, 4, 0, 0.8))
     longer = Search("d-m-sgd-0123456789ab", table((0, 9, 0, 0.5), (1, 9, 0, 0.8)).runs)
     others = [Search(name, first.runs) for name in ("d-m-sgd_bf16", "d-m-sgd-rescaled_mse-0123456789ab", "d-m-adamw")]
-    assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.2}) is first
-    assert behind([longer, *others], run | {"config.optimizer.lr": 0.2}) is longer
+    assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.2}) == ("sgd", first)
+    assert behind([longer, *others], run | {"config.optimizer.lr": 0.2}) == ("sgd", longer)
+    twin = run | {"optimizer": "twin", "config.optimizer.lr": 0.2}
+    assert behind([longer], twin) == ("sgd", longer), "settings that were taken over"
     assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.1}) is None, "no winner"
     betas = Search("d-m-sgd", first.runs.rename(columns={"optimizer.lr": "optimizer.betas.1"}))
-    assert behind([betas], run | {"config.optimizer.betas": "[0.9, 0.2]"}) is betas
+    assert behind([betas], run | {"config.optimizer.betas": "[0.9, 0.2]"}) == ("sgd", betas)
 
 
 def test_published_tables_are_read() -> None:

@@ -212,5 +212,6 @@ summary { cursor: pointer; font-weight: 600; }
   .figures { grid-template-columns: 1fr 1fr; }
   figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
 }
 """

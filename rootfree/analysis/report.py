@@ -130,9 +130,9 @@ def refresh(file: Path, written: Written) -> None:
 def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
     """Reproduced against published test accuracy: run by run where ids are shared, else by the means of an arm."""
     tables = []
-    theirs = {(study.id, study.preset): study for study in published}  # presets may share what their runs share
+    known = {(study.id, study.preset): study for study in published}  # presets may share what their runs share
     for study in reproduced:
-        other = theirs.get((study.id, study.preset))
+        other = known.get((study.id, study.preset))
         rows = []
         for arm in study.arms:
             here = t_interval(study.finished(arm, "test_acc"))
@@ -140,10 +140,12 @@ def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
                 rows.append([arm, spread(here), "-", "not published"])
                 continue
             there = t_interval(other.finished(arm, "test_acc"))
-            ours = study.runs[study.runs["arm"] == arm].set_index("run_id")["test_acc"]
-            both = other.runs.set_index("run_id")["test_acc"].to_frame("theirs").join(ours.rename("ours"), how="inner")
-            same = int(((both["ours"] == both["theirs"]) | both.isna().all(axis=1)).sum())
-            said = f"{plural(same, 'run')} identical, {len(both) - same} different"
+            mine = study.runs[study.runs["arm"] == arm].set_index("run_id")["test_acc"]
+            both = other.runs.set_index("run_id")["test_acc"].to_frame("theirs").join(mine.rename("ours"), how="inner")
+            same = (both["ours"] == both["theirs"]) | both.isna().all(axis=1)
+            said = f"{plural(int(same.sum()), 'run')} identical, {int((~same).sum())} different"
+            apart = [f"{run} {ours:.2f}, published {theirs:.2f}" for run, theirs, ours in both[~same].itertuples()]
+            said += f": {'; '.join(apart)}" if apart else ""
             if both.empty:
                 said = f"means differ by {here.mean - there.mean:+.2f} points"
             rows.append([arm, spread(here), spread(there), said])

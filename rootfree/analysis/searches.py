@@ -124,11 +124,19 @@ def read_searches(folder: Path) -> list[Search]:
     return found
 
 
-def behind(searches: Sequence[Search], run: dict[str, Any]) -> Search | None:
-    """The search that a run (a row of `runs.csv`) has its settings from, if any: they are its winner's."""
-    name = re.escape(search_name(run["dataset"], run["model"], run["optimizer"], run["loss"]))
-    fitting = [s for s in searches if re.fullmatch(rf"{name}(-halving)?(-[0-9a-f]{{12}})?", s.name) and s.chose(run)]
-    return max(fitting, key=lambda s: (s.epochs == run["epochs"], len(s.draws)), default=None)
+def behind(searches: Sequence[Search], run: dict[str, Any]) -> tuple[str, Search] | None:
+    """The search that a run (a row of `runs.csv`) has its settings from, if any, and the optimizer that it tuned.
+
+    The settings are its winner's. That is the run's own optimizer, or one whose settings it has taken over.
+    """
+    start, end = re.escape(search_name(run["dataset"], run["model"], "*", run["loss"])).split(r"\*")
+    fitting = []
+    for search in searches:
+        named = re.fullmatch(rf"{start}(\w+){end}(-halving)?(-[0-9a-f]{{12}})?", search.name)
+        if named and search.chose(run):
+            own = named[1] == run["optimizer"]
+            fitting.append((own, search.epochs == run["epochs"], len(search.draws), named[1], search))
+    return max(fitting, key=lambda found: found[:3])[3:] if fitting else None
 
 
 def _value(run: dict[str, Any], key: str) -> Any:

@@ -79,14 +79,17 @@ def arms(study: Study) -> Table:
         metrics = ("test_acc", "gap_acc", "train_acc", "seconds")
         test, gap, train, seconds = (t_interval(study.finished(arm, metric)) for metric in metrics)
         state = study.column(arm, "state_bytes").astype(float).median() / 1e6
-        row = [named(arm), f"[{test.n}](#{place(study, arm)})", str(study.diverged(arm)), spread(test), _bounds(test)]
-        row += [spread(gap), spread(train), str(study.budgets.get(arm) or "none")]
+        failed = study.column(arm, "failed_roots").astype(float).sum()
+        lost = f"{study.diverged(arm)}" + (f" ({failed:.0f} failed roots)" if failed else "")
+        row = [named(arm), f"[{test.n}](#{place(study, arm)})", lost, spread(test), _bounds(test)]
+        row += [spread(gap), spread(train), study.budgets.get(arm, "none")]
         row += [f"{seconds.mean:.0f}" if seconds.n else "-", "-" if np.isnan(state) else f"{state:.3g}"]
         rows.append([*row, *(f"{values[arm]:.2f}" if arm in values else "-" for values in costs.values())])
     caption = (
         f"{study.title}. Mean ± standard deviation over the n seeds that finished; n leads to their runs. Train "
-        "accuracy is on clean images in eval mode, the gap is train minus test. Search runs: the tuning budget of the "
-        f"arm on this data set and model. Seconds per run, and times per step, on {study.hardware}."
+        "accuracy is on clean images in eval mode, the gap is train minus test. Search runs: those of the search that "
+        "found the arm's settings, in brackets whose it was and in what its runs differed. Seconds per run, and times "
+        f"per step, on {study.hardware}."
     )
     return Table(header, rows, caption)
 
@@ -163,7 +166,7 @@ def tuning(study: Study) -> list[Block]:
     """What the settings of every arm cost to find, and what fewer draws would have found."""
     rows = []
     for arm in study.arms:
-        row = [arm, str(study.budgets.get(arm) or "none")]
+        row = [arm, study.budgets.get(arm, "none")]
         if (search := study.searches.get(arm)) is None:
             rows.append([*row, "-", "-", *["-"] * len(BUDGETS)])
             continue
@@ -276,7 +279,7 @@ def tuned(judgement: Judgement) -> str:
         return "-"
     findings = [*([judgement.premise] if judgement.premise else []), *judgement.findings]
     arms = dict.fromkeys(found for finding in findings for found in finding.arms.values())
-    return ", ".join(f"{arm} {judgement.study.budgets.get(arm) or 'none'}" for arm in arms) or "-"
+    return ", ".join(f"{arm} {judgement.study.budgets.get(arm, 'none')}" for arm in arms) or "-"
 
 
 def spread(interval: Interval, sign: str = "") -> str:

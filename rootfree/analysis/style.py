@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from rootfree.analysis.tables import Study
 
 INK = "#24292f"
-# Okabe and Ito's colours, with grey for black and without yellow (they vanish on a dark or a white page); and two more.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7B5EA7", "#8C510A"]
+# Okabe and Ito's colours, with grey for black and without yellow (they vanish on some page), and four more.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7B5EA7", "#8C510A", "#999933"]
+COLORS += ["#B03A5B"]
 MARKERS = "osD^vP"
 WIDTH = 4.3  # inches: one panel is narrow enough to be read on a phone
 STYLE: dict[Any, Any] = {
@@ -63,16 +64,22 @@ class Drawing(NamedTuple):
 def looks(studies: Sequence[Study]) -> dict[str, Look]:
     """A look for each arm of a report."""
     arms: dict[str, dict[str, bool]] = {}  # optimizer -> arm -> whether it is root-free
+    beside: dict[str, set[str]] = {}  # optimizer -> those of its studies
     sizes: Counter[str] = Counter()
     for study in studies:
+        optimizers = {arm.split()[0] for arm in study.arms}
         for arm in study.arms:
             arms.setdefault(arm.split()[0], {})[arm] = study.root_free(arm)
+            beside.setdefault(arm.split()[0], set()).update(optimizers)
             sizes[arm.split()[0]] += study.size(arm)
     found = {}
-    # those with most runs have a colour of their own, if there are not enough for all
-    for place, optimizer in enumerate(sorted(arms, key=lambda name: (-sizes[name], name))):
+    places: dict[str, int] = {}  # optimizer -> place of its colour
+    # if there are not enough colours for all, those with most runs choose first, and none that is in a figure of theirs
+    for optimizer in sorted(arms, key=lambda name: (-sizes[name], name)):
         members = arms[optimizer]
-        turn, color = divmod(place, len(COLORS))
+        used, seen = Counter(places.values()), {places[other] for other in beside[optimizer] if other in places}
+        color = min(range(len(COLORS)), key=lambda place: (place in seen, used[place], place))
+        turn, places[optimizer] = used[color], color
         pale = np.linspace(0, 0.6, len(members)) if len(members) > 1 else [0.0]
         for number, ((arm, free), white) in enumerate(zip(sorted(members.items()), pale, strict=True)):
             mixed = to_hex(np.array(to_rgb(COLORS[color])) * (1 - white) + white)

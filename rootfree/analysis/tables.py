@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ class Study:
 
     runs: pd.DataFrame
     curves: pd.DataFrame
-    budgets: dict[str, int]  # arm -> runs of its search on this data set and model
+    budgets: dict[str, str]  # arm -> runs of the search behind its settings, and in what it differed
     left_out: dict[str, int]  # arm -> runs with settings that a later run replaced
     searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search whose winner its settings are
     detail: str = ""  # what tells it from a study that is otherwise called the same
@@ -196,23 +197,36 @@ def studies(
             current = _with_borrowed(current, others, wanted.get(preset, ()))
             arms = sorted(current["arm"].unique())
             settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
-            found = {arm: search for arm in arms if (search := behind(tables, settings[arm]))}
+            tuned = {arm: found for arm in arms if (found := behind(tables, settings[arm]))}
             first = current.iloc[0]
-            budgets = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
-            # the runs of a search may be unpublished
-            budgets |= {arm: max(budgets[arm], len(search.runs)) for arm, search in found.items()}
+            spent = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
+            budgets = {arm: str(runs) for arm, runs in spent.items() if runs}
+            budgets |= {arm: _budget(arm, settings[arm], *found, spent[arm], known) for arm, found in tuned.items()}
             made.append(
                 Study(
                     runs=current,
                     curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
                     budgets=budgets,
                     left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
-                    searches=found,
+                    searches={arm: search for arm, (owner, search) in tuned.items() if owner == arm.split()[0]},
                 )
             )
     return sorted(
         (_detailed(study, made) for study in made), key=lambda study: (not study.preset, study.title, study.slug)
     )
+
+
+def _budget(arm: str, run: Mapping[str, Any], owner: str, search: Search, spent: int, known: pd.DataFrame) -> str:
+    """The runs of the search behind an arm's settings, whose they are, and where they were searched otherwise."""
+    optimizer, *own = arm.split()
+    notes = [f"{owner}'s"] if owner != optimizer else []
+    winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
+    its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
+    its |= {key: winner.iloc[0][key] for key in ("epochs", "schedule", "batch_size") if len(winner)}
+    notes += [f"at {key.replace('_', ' ')} {value}" for key, value in its.items() if value != run[key]]
+    notes += [f"without {word.removeprefix('optimizer.')}" for word in own]
+    # the runs of a search may be unpublished
+    return f"{max(spent, len(search.runs))}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _detailed(study: Study, made: Sequence[Study]) -> Study:
