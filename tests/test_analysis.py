@@ -449,7 +449,8 @@ def test_report_shows_sweeps_dynamics_costs_and_theory(tmp_path: Path) -> None:
     assert {"bench-net-ms", "bench-net-state-mb", "scorecard"} <= names
     assert "| sgd, untuned defaults | 2 |" in text
     assert "optimizer (ms/step)" in text
-    assert "| sgd | 1 | 0.001 | 0.02 | 50.0 | 20.0 | 0.900 |" in text, "20 steps with beta2 = 0.999"
+    assert "## Is the released root-free CNN run SGD?" in text
+    assert "| sgd | 1 | 0.001 | 0.02 | 50.0 | 20.0 | 0.900 | 80.00 |" in text, "20 steps with beta2 = 0.999"
     assert "| C11 | scaling | 1 of 1 | 1 |" in text
     assert "| net | torch AdamW | 1 | 5 | - | 1 | cpu, 2 threads |" in text
     assert "| C12 | order | 0 of 1 | 0 |" in text

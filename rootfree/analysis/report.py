@@ -203,10 +203,10 @@ def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
     judgements = [judgement for judgement in judgements if judgement.counts]
     groups = [(verdict, [j.claim.id for j in judgements if j.verdict == verdict]) for verdict in order]
     tally = [f"{len(ids)} {verdict} ({', '.join(dict.fromkeys(ids))})" for verdict, ids in groups if ids]
-    runs = sum(len(study.runs) for study in found)
-    diverged = sum(study.diverged(arm) for study in found for arm in study.arms)
+    runs = {run: status for study in found for run, status in study.runs[["run_id", "status"]].to_numpy()}
+    diverged = sum(status == "diverged" for status in runs.values())
     scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
-    evidence = f"Evidence: {plural(runs, 'run')}, {diverged or 'none'} of them diverged, in "
+    evidence = f"Evidence: {plural(len(runs), 'run')}, {diverged or 'none'} of them diverged, in "
     evidence += f"{plural(len(found), 'study', 'studies')} at {scales} scale"
     evidence += (
         ", and tables of exact checks and timings."
