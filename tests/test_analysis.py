@@ -199,6 +199,7 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
 def test_report_shows_what_tuning_cost_and_what_less_would_have_found(tmp_path: Path) -> None:
     """The search whose winner an arm's settings are, in a table and a figure; another search and no search are told."""
     write_study(tmp_path / "outputs", ARMS)
+    write_study(tmp_path / "outputs", {"lion": [80.0]}, lr=0.7)
     collect(tmp_path / "outputs", tmp_path)
     header = "draw,optimizer.lr,epochs,seed,status,val_acc,run_id\n"
     draws = "0,0.1,2,100,finished,0.8,a\n1,0.2,2,100,diverged,,b\n2,0.3,2,100,finished,0.6,c\n"
@@ -209,7 +210,8 @@ def test_report_shows_what_tuning_cost_and_what_less_would_have_found(tmp_path: 
     report(tmp_path, CLAIMS)
     text = (tmp_path / "report.md").read_text()
     assert "| sgd | 5 | 3 | 10 | 46.67 | 73.33 | - | - | - |" in text
-    assert "| adamw | none | - | - | - | - | - | - | - |" in text
+    assert "| adamw | 5 (sgd's) | - | - | - | - | - | - | - |" in text
+    assert "| lion | none | - | - | - | - | - | - | - |" in text
     assert "-best-of.png" in text
     assert "conditional on the settings" in text
     assert "model and tuned settings" in text
