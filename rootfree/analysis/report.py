@@ -187,10 +187,8 @@ def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) ->
         "with equal seeds, or of runs, that a comparison rests on. A verdict leads to the numbers behind it."
     )
     card = Table(["claim", "statement", "where", "n", "verdict"], rows, caption)
-    caption = (
-        "Search runs: the tuning budget of each arm. Beside it: other settings with the same scale and data set, and "
-    )
-    caption += f"with fewer pairs. Sources: {listed}."
+    caption = "Search runs: the tuning budget of each arm. Beside it: other settings at the same scale and on the same "
+    caption += f"data set, with fewer pairs or no weaker a verdict. Sources: {listed}."
     places = [f"why-{number}" for number in range(len(reasons))]
     why = Table(["claim", "where", "verdict", "why", "search runs"], reasons, caption, places)
     summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), drawn, card]
