@@ -141,12 +141,14 @@ def second_moment(study: Study) -> list[Block]:
     last = finished.sort_values("epoch", kind="stable").drop_duplicates("run_id", keep="last")
     rows = []
     for arm in study.arms:
-        if np.isnan(weight := study.forgets(arm)):
-            continue
         ends = last[last["arm"] == arm]
         values = {column: ends[column].astype(float).mean() for column in columns}
-        steps = study.column(arm, "steps").astype(float).max()
-        row = [named(arm), f"[{len(ends)}](#{place(study, arm)})", f"{weight:.3g}", f"{weight * steps:.3g}"]
+        weight, steps = study.forgets(arm), study.column(arm, "steps").astype(float).max()
+        row = [
+            named(arm),
+            f"[{len(ends)}](#{place(study, arm)})",
+            *("-" if np.isnan(value) else f"{value:.3g}" for value in (weight, weight * steps)),
+        ]
         shown = {c: f"{value:.3f}" if c == "cosine_sgd" else f"{100 * value:.1f}" for c, value in values.items()}
         row += ["-" if np.isnan(values[column]) else shown[column] for column in columns]
         rows.append([*row, spread(t_interval(study.finished(arm, "test_acc")))])
