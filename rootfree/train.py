@@ -316,16 +316,19 @@ T = TypeVar("T")
 
 
 def with_added_keys(function: Callable[[list[str]], T], words: list[str]) -> T:
-    """Call a function of overrides; a key that Hydra does not know is added, so that it meets our own check.
+    """Call a function of overrides; keys that Hydra does not know are added, so that they meet our own check.
 
-    Hydra's error would say neither the value nor what is allowed.
+    Hydra's error would say neither the value nor what is allowed. In a sweep over optimizers the default one may not
+    know a key that theirs do: hence ++.
     """
     try:
         return function(words)
     except ConfigCompositionException as error:
-        if (unknown := re.match("Could not override '(.+?)'", str(error))) is None:
+        unknown = re.match("Could not override '(.+?)'", str(error))
+        added = [f"++{word}" if unknown and word.startswith(f"{unknown[1]}=") else word for word in words]
+        if added == words:
             raise
-        return function([f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in words])
+        return with_added_keys(function, added)
 
 
 def sweep(words: list[str]) -> None:
@@ -345,7 +348,7 @@ def sweep(words: list[str]) -> None:
         with stop.watching(workers=True), SweepProgress(titles, folders):
             if any(word.startswith("hydra/launcher=") for word in words):
                 try:
-                    call(words)
+                    with_added_keys(call, ["-m", *words])  # Hydra overlooks hydra.mode where it knows not all keys
                 except HydraException:
                     raise
                 except Exception as error:  # a launcher may give up when one of its workers is killed

@@ -63,6 +63,13 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(
     assert f"pip install 'rootfree[{extra}]'" in capsys.readouterr().err
 
 
+def test_a_launcher_takes_settings_that_the_default_optimizer_lacks(entry: Entry) -> None:
+    words = ["optimizer=rf_rmsprop,rf_adamw", "optimizer.damping=1e-3", "optimizer.init=0.5", "trainer.epochs=1"]
+    summaries = entry("hydra.mode=MULTIRUN", *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    found = {s["optimizer"]: (s["config"]["optimizer"]["damping"], s["config"]["optimizer"]["init"]) for s in summaries}
+    assert found == {"rf_rmsprop": (1e-3, 0.5), "rf_adamw": (1e-3, 0.5)}
+
+
 def test_workers_of_joblib_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
