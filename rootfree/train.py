@@ -318,14 +318,13 @@ T = TypeVar("T")
 def with_added_keys(function: Callable[[list[str]], T], words: list[str]) -> T:
     """Call a function of overrides; keys that Hydra does not know are added, so that they meet our own check.
 
-    Hydra's error would say neither the value nor what is allowed. In a sweep over optimizers the default one may not
-    know a key that theirs do: hence ++.
+    Hydra's error would say neither the value nor what is allowed.
     """
     try:
         return function(words)
     except ConfigCompositionException as error:
         unknown = re.match("Could not override '(.+?)'", str(error))
-        added = [f"++{word}" if unknown and word.startswith(f"{unknown[1]}=") else word for word in words]
+        added = [f"+{word}" if unknown and word.startswith(f"{unknown[1]}=") else word for word in words]
         if added == words:
             raise
         return with_added_keys(function, added)
@@ -333,6 +332,7 @@ def with_added_keys(function: Callable[[list[str]], T], words: list[str]) -> T:
 
 def sweep(words: list[str]) -> None:
     """List all runs of a sweep, which checks their settings; train those that have not ended; say what is missing."""
+    words = [later(word) for word in words]
     cells, plan = grid(words), []
     tried: set[int] = set()
     for cell in cells():
@@ -348,7 +348,7 @@ def sweep(words: list[str]) -> None:
         with stop.watching(workers=True), SweepProgress(titles, folders):
             if any(word.startswith("hydra/launcher=") for word in words):
                 try:
-                    with_added_keys(call, ["-m", *words])  # Hydra overlooks hydra.mode where it knows not all keys
+                    call(words)
                 except HydraException:
                     raise
                 except Exception as error:  # a launcher may give up when one of its workers is killed
@@ -365,6 +365,18 @@ def sweep(words: list[str]) -> None:
     if not set(stand) <= set(ENDED):
         print("the same command runs what is missing", file=sys.stderr)
         sys.exit(1)
+
+
+def later(word: str) -> str:
+    """Make an optimizer's setting a sweep of one value: it meets the optimizer of each run, not the default one.
+
+    That may lack it, and Hydra composes with it before it sweeps. A sweep cannot hold null or an interpolation.
+    """
+    key, _, value = word.partition("=")
+    if not key.startswith("optimizer.") or "${" in value:
+        return word
+    override = OverridesParser.create().parse_override(word)
+    return word if override.is_sweep_override() or override.value() is None else f"{key}=choice({value})"
 
 
 def grid(words: list[str]) -> Callable[[], Iterator[Cell]]:

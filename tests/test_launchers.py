@@ -64,10 +64,17 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(
 
 
 def test_a_launcher_takes_settings_that_the_default_optimizer_lacks(entry: Entry) -> None:
-    words = ["optimizer=rf_rmsprop,rf_adamw", "optimizer.damping=1e-3", "optimizer.init=0.5", "trainer.epochs=1"]
-    summaries = entry("hydra.mode=MULTIRUN", *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
-    found = {s["optimizer"]: (s["config"]["optimizer"]["damping"], s["config"]["optimizer"]["init"]) for s in summaries}
-    assert found == {"rf_rmsprop": (1e-3, 0.5), "rf_adamw": (1e-3, 0.5)}
+    grid = ["hydra.mode=MULTIRUN", "optimizer=rf_rmsprop,rf_adamw", "seed=0,1", "trainer.epochs=1"]
+    one = ["optimizer.damping=1e-3", "optimizer.state_dtype=bfloat16", "optimizer.rounding=stochastic"]
+    summaries = entry(*grid, *one, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    assert [summary["config"]["optimizer"]["damping"] for summary in summaries] == [1e-3] * 4
+    assert {summary["optimizer"] for summary in summaries} == {"rf_rmsprop", "rf_adamw"}
+
+
+def test_a_command_line_value_replaces_a_presets_grid_for_a_launcher_too(entry: Entry) -> None:
+    preset = ["+experiments/ablation=damping", "seed=0,1", "optimizer.damping=1e-14", "trainer.epochs=1", "tuned=none"]
+    summaries = entry(*preset, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    assert {summary["arm"] for summary in summaries} == {"rf_rmsprop optimizer.damping=1e-14 tuned=none"}
 
 
 def test_workers_of_joblib_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

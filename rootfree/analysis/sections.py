@@ -181,9 +181,9 @@ def tuning(study: Study) -> list[Block]:
     short = {arm: int(s.draws["epochs"].iloc[0]) for arm, s in study.searches.items() if s.name.count("-halving")}
     caption = (
         "Expected best validation accuracy (%) of so many draws, one seed each: the mean over all choices of that many "
-        "from the draws of the search (after Dodge et al. 2019); a draw that diverged counts as 0. Search runs are all "
-        "that were made for the arm on this data set and model; draws and epochs are those of the search that found "
-        "the settings. Arms without draws have theirs from elsewhere."
+        "from the draws of the search (after Dodge et al. 2019); a draw that diverged counts as 0. Draws and "
+        "epochs are those of a search made as this study was; what was found elsewhere, as the "
+        "brackets say, is shown there."
     )
     if short:
         caption += f" With successive halving, draws are compared after {_listed(short)} epochs."

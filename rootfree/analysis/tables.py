@@ -41,7 +41,7 @@ class Study:
     curves: pd.DataFrame
     budgets: dict[str, str]  # arm -> runs of the search behind its settings, and in what it differed
     left_out: dict[str, int]  # arm -> runs with settings that a later run replaced
-    searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search whose winner its settings are
+    searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search in this setting that found its own
     detail: str = ""  # what tells it from a study that is otherwise called the same
 
     @cached_property
@@ -201,14 +201,17 @@ def studies(
             first = current.iloc[0]
             spent = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
             budgets = {arm: str(runs) for arm, runs in spent.items() if runs}
-            budgets |= {arm: _budget(arm, settings[arm], *found, spent[arm], known) for arm, found in tuned.items()}
+            notes = {arm: _elsewhere(arm, settings[arm], *found, known) for arm, found in tuned.items()}
+            for arm, (_, search) in tuned.items():
+                told = f" ({', '.join(notes[arm])})" if notes[arm] else ""
+                budgets[arm] = f"{max(spent[arm], len(search.runs))}{told}"  # the runs of a search may be unpublished
             made.append(
                 Study(
                     runs=current,
                     curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
                     budgets=budgets,
                     left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
-                    searches={arm: search for arm, (owner, search) in tuned.items() if owner == arm.split()[0]},
+                    searches={arm: search for arm, (_, search) in tuned.items() if not notes[arm]},
                 )
             )
     return sorted(
@@ -216,17 +219,15 @@ def studies(
     )
 
 
-def _budget(arm: str, run: Mapping[str, Any], owner: str, search: Search, spent: int, known: pd.DataFrame) -> str:
-    """The runs of the search behind an arm's settings, whose they are, and where they were searched otherwise."""
+def _elsewhere(arm: str, run: Mapping[str, Any], owner: str, search: Search, known: pd.DataFrame) -> list[str]:
+    """Whose the search behind an arm's settings was, if another's, and in what its runs differed from the arm's."""
     optimizer, *own = arm.split()
     notes = [f"{owner}'s"] if owner != optimizer else []
     winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
     its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
     its |= {key: winner.iloc[0][key] for key in ("epochs", "schedule", "batch_size") if len(winner)}
     notes += [f"at {key.replace('_', ' ')} {value}" for key, value in its.items() if value != run[key]]
-    notes += [f"without {word.removeprefix('optimizer.')}" for word in own]
-    # the runs of a search may be unpublished
-    return f"{max(spent, len(search.runs))}" + (f" ({', '.join(notes)})" if notes else "")
+    return notes + [f"without {word.removeprefix('optimizer.')}" for word in own]
 
 
 def _detailed(study: Study, made: Sequence[Study]) -> Study:
