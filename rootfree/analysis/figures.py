@@ -139,7 +139,9 @@ def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np
         axes.plot(interval.mean, row + 0.16, "|", color=style.color, ms=11, mew=2.4)
         axes.text(1.02, row, _number(interval, study.diverged(arm)), transform=beside, va="center", fontsize=8)
     trained, note = _trained(study, values)
-    points = np.concatenate([values[arm] for arm in trained])
+    tuned = [arm for arm in trained if "tuned=none" not in arm.split()]
+    note += " Untuned defaults may leave the frame." if tuned and len(tuned) < len(trained) else ""
+    points = np.concatenate([values[arm] for arm in tuned or trained])
     if name.startswith("minus"):
         axes.axvline(0, color=INK, lw=0.8)
         points = np.append(points, 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import get_args
+from zlib import crc32
 
 from rootfree.analysis.statistics import Verdict
 from rootfree.analysis.style import INK
@@ -123,10 +124,10 @@ def _html(block: Block) -> str:
         case Picture(_, svg, caption):
             # The page's own text colour replaces the ink; ids are only unique within one file.
             drawing = svg[svg.index("<svg") :].replace(INK, "currentColor")
-            drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
             drawing = re.sub(r'(width|height)="[\d.]+pt"', "", drawing, count=2)
             prefix = re.sub(r"[^a-z0-9]", "-", block.stem.name.lower())
-            drawing = re.sub(r'( id="|url\(#|xlink:href="#)', rf"\g<1>{prefix}-", drawing)
+            short = f"f{crc32(prefix.encode()):08x}"  # every mark of a figure repeats it
+            drawing = re.sub(r'( id="|url\(#|xlink:href="#)', rf"\g<1>{short}-", drawing)
             drawing = drawing.replace("<svg", '<svg role="img"', 1)
             return f'<figure id="{prefix}">\n{drawing}\n<figcaption>{_inline(caption)}</figcaption>\n</figure>'
         case Details(summary, blocks):

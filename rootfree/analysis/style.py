@@ -64,21 +64,25 @@ class Drawing(NamedTuple):
 def looks(studies: Sequence[Study]) -> dict[str, Look]:
     """A look for each arm of a report."""
     arms: dict[str, dict[str, bool]] = {}  # optimizer -> arm -> whether it is root-free
-    beside: dict[str, set[str]] = {}  # optimizer -> those of its studies
+    beside: dict[str, Counter[str]] = {}  # optimizer -> those of its studies, and the pairs of runs
     sizes: Counter[str] = Counter()
     for study in studies:
-        optimizers = {arm.split()[0] for arm in study.arms}
+        here: Counter[str] = Counter()
         for arm in study.arms:
             arms.setdefault(arm.split()[0], {})[arm] = study.root_free(arm)
-            beside.setdefault(arm.split()[0], set()).update(optimizers)
-            sizes[arm.split()[0]] += study.size(arm)
+            here[arm.split()[0]] += study.size(arm)
+        sizes += here
+        for optimizer, runs in here.items():
+            beside.setdefault(optimizer, Counter()).update({other: min(runs, here[other]) for other in here})
     found = {}
     places: dict[str, int] = {}  # optimizer -> place of its colour
-    # if there are not enough colours for all, those with most runs choose first, and none that is in a figure of theirs
+    # those with most runs choose first, a colour that is not in their figures, or with as few runs as may be
     for optimizer in sorted(arms, key=lambda name: (-sizes[name], name)):
         members = arms[optimizer]
-        used, seen = Counter(places.values()), {places[other] for other in beside[optimizer] if other in places}
-        color = min(range(len(COLORS)), key=lambda place: (place in seen, used[place], place))
+        used, seen = Counter(places.values()), [0] * len(COLORS)
+        for other, place in places.items():
+            seen[place] += beside[optimizer][other]
+        color = min(range(len(COLORS)), key=lambda place: (seen[place], used[place], place))
         turn, places[optimizer] = used[color], color
         pale = np.linspace(0, 0.6, len(members)) if len(members) > 1 else [0.0]
         for number, ((arm, free), white) in enumerate(zip(sorted(members.items()), pale, strict=True)):
@@ -131,6 +135,8 @@ def save(figure: Figure, stem: Path) -> str:
     text = re.sub(
         r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", stem.with_suffix(".svg").read_text(encoding="utf-8")
     )
+    # nor are the names of groups, the indents and the metadata of any use, and they are a third of a file
+    text = re.sub(r"\n\s+", "\n", re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="[^"]*"', "", text, flags=re.S))
     for place, name in enumerate(dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', text))):
         text = re.sub(rf"\b{name}\b", f"{name[0]}{place}", text)
     stem.with_suffix(".svg").write_text(text, encoding="utf-8")
