@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -111,7 +112,7 @@ def panel(height: float) -> tuple[Figure, Any]:
 
 def title(figure: Figure, text: str) -> None:
     """A title at the left."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=9)
+    figure.suptitle(fill(text, 62), x=0.01, ha="left", fontsize=9)  # as wide as the figure
 
 
 def legend(figure: Figure, axes: Any) -> None:
