@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rootfree.analysis.checks import Check, evaluate
-from rootfree.analysis.claims import Claim, Claims, Part, Placebo, judge, load_claims, record, scorecard
+from rootfree.analysis.claims import Claim, Claims, Part, Placebo, load_claims
 from rootfree.analysis.statistics import (
     count,
     detectable,
@@ -22,6 +22,7 @@ from rootfree.analysis.statistics import (
     t_interval,
 )
 from rootfree.analysis.tables import Study, studies
+from rootfree.analysis.verdicts import judge, record, scorecard
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "experiments" / "claims.yaml"

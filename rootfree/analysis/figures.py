@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rootfree.analysis.claims import Claims, Judgement, differences
+from rootfree.analysis.claims import Claims
 from rootfree.analysis.searches import Search, best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import INK, STYLE, WIDTH, Drawing, Look, label, legend, panel, title
 from rootfree.analysis.tables import Study
+from rootfree.analysis.verdicts import Judgement, differences
 
 CROWD = 10  # curves in one panel
 # What an optimizer did: column of `curves.csv`, words, axis, and what it means.

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rootfree.analysis import costs, sections
 from rootfree.analysis.checks import MADE_BY, Check
-from rootfree.analysis.claims import STRENGTH, Judgement, Part, load_claims, scorecard
+from rootfree.analysis.claims import Part, load_claims
 from rootfree.analysis.figures import draw, verdicts
 from rootfree.analysis.page import Block, Details, Heading, Picture, Table, Text, anchor, html, markdown, plain
 from rootfree.analysis.searches import read_searches
@@ -18,6 +18,7 @@ from rootfree.analysis.sections import plural, spread
 from rootfree.analysis.statistics import POWER, t_interval
 from rootfree.analysis.style import Drawing, looks, save
 from rootfree.analysis.tables import Study, read, studies
+from rootfree.analysis.verdicts import STRENGTH, Judgement, scorecard
 
 TITLE = "Can the square root go?"
 

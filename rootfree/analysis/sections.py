@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.checks import Check
-from rootfree.analysis.claims import UNITS, Claims, Finding, Judgement, Part, Question, differences, record
+from rootfree.analysis.claims import UNITS, Claims, Part, Question
 from rootfree.analysis.costs import both_sides
 from rootfree.analysis.page import Block, Details, Heading, Table, Text, anchor
 from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.tables import Study
+from rootfree.analysis.verdicts import Finding, Judgement, differences, record
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
 
