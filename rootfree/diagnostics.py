@@ -1,5 +1,6 @@
 """What an optimizer does to the weights, and what its state says: computed from the last steps of an epoch."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,16 +48,17 @@ class Probe:
 
         Returns:
             `grad_norm` and `update_norm` (2-norms of the last step's gradient and change of the weights); `cosine_sgd`
-            (between that change and the one of momentum SGD, minus a heavy ball of the last gradients); and, where the
-            optimizer keeps a diagonal second moment, `share_above_damping` (of coordinates whose second moment exceeds
-            damping, or eps^2), `share_frozen` (whose second moment still has its initial value) and quantiles of the
+            (between that change and the one of momentum SGD, minus a heavy ball of the last gradients); where the
+            optimizer preconditions, `share_frozen` (of the coordinates of the second moments, or else of the entries of
+            the Kronecker factors, that still have their initial value); and, where it keeps a diagonal second moment,
+            `share_above_damping` (of coordinates whose second moment exceeds damping, or eps^2) and quantiles of the
             effective learning rate, lr over the denominator.
         """
         update = torch._foreach_sub(self._params, self._before)
         found = {"grad_norm": self._grad_norm, "update_norm": _norm(update)}
         product = torch.stack([(u * b).sum() for u, b in zip(update, self._ball, strict=True)]).sum()
         found["cosine_sgd"] = -product / (_norm(update) * _norm(self._ball))
-        found |= _describe(self.optimizer)
+        found |= _describe(self.optimizer) or _describe_factors(self.optimizer)
         self._params, self._ball, self._before = [], [], []
         return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
 
@@ -102,6 +104,19 @@ def _describe(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {name: number.sum() / count for name, number in shares.items()} | dict(
         zip(QUANTILES, quantiles.unbind(), strict=True)
     )
+
+
+def _describe_factors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """How much of the Kronecker factors never moved; nothing for optimizers that keep none."""
+    frozen, count = [], 0
+    for state in optimizer.state.values():
+        for axis in [key.removeprefix("factor_") for key in state if re.fullmatch(r"factor_\d+", key)]:
+            factor = state[f"factor_{axis}"]
+            # Shampoo sums its factors up from nothing; those without the root start at the identity
+            start = torch.zeros_like(factor) if f"root_{axis}" in state else torch.eye(len(factor)).to(factor)
+            frozen.append((factor == start).sum())
+            count += factor.numel()
+    return {"share_frozen": torch.stack(frozen).sum() / count} if count else {}
 
 
 def _second_moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, float, float, Tensor]]:

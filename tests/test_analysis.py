@@ -192,7 +192,7 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
     assert "diverged in" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
-    assert all((tmp_path / link.split(")")[0]).exists() for link in text.split("](")[1:])
+    assert all((tmp_path / figure).exists() for figure in re.findall(r"!\[.*\]\((.*)\)", text))
     assert str(tmp_path) not in page + text
 
 
@@ -208,7 +208,7 @@ def test_report_shows_what_tuning_cost_and_what_less_would_have_found(tmp_path: 
     (tmp_path / "search" / "digits-resnet8-sgd-0123456789ab.csv").write_text(header + draws + again)
     (tmp_path / "search" / "digits-resnet8-adamw.csv").write_text(header + draws.replace("0.1", "0.11"))
     report(tmp_path, CLAIMS)
-    text = (tmp_path / "report.md").read_text()
+    text = bare(tmp_path / "report.md")
     assert "| sgd | 5 | 3 | 10 | 46.67 | 73.33 | - | - | - |" in text
     assert "| adamw | 5 (sgd's) | - | - | - | - | - | - | - |" in text
     assert "| lion | none | - | - | - | - | - | - | - |" in text
@@ -217,7 +217,7 @@ def test_report_shows_what_tuning_cost_and_what_less_would_have_found(tmp_path: 
     assert "model and tuned settings" in text
     before = text, (tmp_path / "report.html").read_bytes()
     report(tmp_path, CLAIMS)
-    assert ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_bytes()) == before
+    assert (bare(tmp_path / "report.md"), (tmp_path / "report.html").read_bytes()) == before
     (tmp_path / "search" / "broken.csv").write_text("draw,status\n0,finished\n")
     with pytest.raises(ValueError, match=r"broken.csv is not the table of a search"):
         report(tmp_path, CLAIMS)
@@ -275,6 +275,11 @@ def test_reproduced_against_published(tmp_path: Path) -> None:
     assert rows["rf_rmsprop"] == "1 run identical, 0 different"
 
 
+def bare(file: Path) -> str:
+    """The text of a Markdown file without the links within a report and their targets."""
+    return re.sub(r'\[([^\]]*)\]\([^)]*#[^)]*\)|<a id="[^"]*"></a>', r"\1", file.read_text())
+
+
 def test_scripts_end_to_end(tmp_path: Path) -> None:
     """The commands print where the page is, fail in one line, and load no torch."""
     write_study(tmp_path / "outputs", ARMS)
@@ -295,6 +300,8 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
     readme.write_text("# x\n<!-- results -->\noutdated\n<!-- results -->\nrest\n")
     assert run("report.py", tmp_path / "tables", "--readme", readme).returncode == 0
     shown = readme.read_text()
+    linked = re.findall(r"\]\(tables/report.md#([^)]+)\)", shown)
+    shown = bare(readme)
     assert shown.startswith("# x\n<!-- results -->\n")
     assert shown.endswith("<!-- results -->\nrest\n")
     assert "outdated" not in shown
@@ -302,6 +309,11 @@ def test_scripts_end_to_end(tmp_path: Path) -> None:
     assert "| lion |" not in shown, "a front page shows the study behind the first claim"
     (figure,) = re.findall(r"!\[.*\]\((tables/figures/.*-accuracy.png)\)", shown)
     assert (tmp_path / figure).exists()
+    text = (tmp_path / "tables" / "report.md").read_text()
+    targets = set(re.findall(r'<a id="([^"]+)"></a>', text))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= targets
+    assert linked
+    assert set(linked) <= targets, "every verdict of the README leads to its numbers"
     nothing = run("collect.py", tmp_path / "nothing", "--into", tmp_path / "tables")
     assert nothing.returncode == 1
     assert nothing.stderr.startswith("collect: no run has ended beneath")
@@ -445,7 +457,7 @@ def test_report_shows_sweeps_dynamics_costs_and_theory(tmp_path: Path) -> None:
     rows = "C11,scaling,s,k,0.5,0.1,1,true,8\nC11,scaling,t,k,0.25,,,,1\nC12,order,s,k,2,,< 1,false,8\n"
     (tmp_path / "theory.csv").write_text(f"claim,check,setting,quantity,value,error,expected,agrees,n\n{rows}")
     report(tmp_path, CLAIMS)
-    text = (tmp_path / "report.md").read_text()
+    text = bare(tmp_path / "report.md")
     names = {path.stem.rpartition("77e1234-")[2] for path in (tmp_path / "figures").iterdir()}
     assert {"sweep-power", "share-frozen", "share-above-damping", "cosine-sgd", "effective-lr"} <= names
     assert {"bench-net-ms", "bench-net-state-mb", "scorecard"} <= names

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from rootfree.diagnostics import WINDOW, Probe
-from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, Shampoo
+from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo
 
 
-def probed(make: type[torch.optim.Optimizer], steps: int = WINDOW + 5, scale: float = 1.0, **hyper: float) -> dict:
+def probed(make: type[torch.optim.Optimizer], steps: int = WINDOW + 5, scale: float = 1.0, size: int = 1000,
+           **hyper: float) -> dict:  # fmt: skip
     """Train a vector whose gradient is itself, and describe the last step."""
     torch.manual_seed(0)
-    param = nn.Parameter(scale * torch.randn(1000))
+    param = nn.Parameter(scale * torch.randn(size))
     optimizer = make([param], **hyper)
     probe = Probe(optimizer)
     for left in range(steps, 0, -1):
@@ -62,10 +63,25 @@ def test_effective_learning_rates_of_known_states() -> None:
     assert adam["effective_lr_q50"] == pytest.approx(exact.median().item(), rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("make", "hyper"), [(IFShampoo, {"batch_size": 1}), (Shampoo, {}), (Shampoo, {"grafting": "adam"})]
-)
-def test_matrix_methods_precondition_with_no_second_moment_per_coordinate(
+MATRIX = [
+    (IFShampoo, {"batch_size": 1}),
+    (RFShampoo, {"batch_size": 1}),
+    (Shampoo, {}),
+    (Shampoo, {"grafting": "adam"}),
+]
+
+
+@pytest.mark.parametrize(("make", "hyper"), MATRIX)
+def test_matrix_methods_keep_factors_and_no_second_moment_per_coordinate(
     make: type[torch.optim.Optimizer], hyper: dict
 ) -> None:
-    assert set(probed(make, lr=1e-3, **hyper)) == {"grad_norm", "update_norm", "cosine_sgd"}
+    found = probed(make, size=16, lr=1e-3, **hyper)
+    assert set(found) == {"grad_norm", "update_norm", "cosine_sgd", "share_frozen"}
+    assert found["share_frozen"] == 0
+
+
+def test_factors_that_rounding_freezes_are_seen() -> None:
+    # bfloat16 cannot take a ten-thousandth from a diagonal of ones; off it, products of any size add up from zero
+    slow = dict(size=16, scale=1e-3, lr=1e-3, batch_size=1, beta2=0.9999)
+    frozen = [probed(RFShampoo, state_dtype=dtype, **slow)["share_frozen"] for dtype in ("float32", "bfloat16")]
+    assert frozen == [0, 1 / 16]

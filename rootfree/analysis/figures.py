@@ -24,7 +24,7 @@ from rootfree.analysis.verdicts import Judgement, differences
 CROWD = 10  # curves in one panel
 # What an optimizer did: column of `curves.csv`, words, axis, and what it means.
 DYNAMICS = [
-    ("share_frozen", "share of frozen coordinates", "linear", "Coordinates whose second moment has its initial value."),
+    ("share_frozen", "share of frozen coordinates", "linear", "Second moments, or factors' entries, at their start."),
     ("share_above_damping", "share above damping", "linear", "Coordinates whose second moment exceeds damping."),
     ("cosine_sgd", "cosine to momentum SGD", "linear", "Between the last update of the epoch and momentum SGD's."),
 ]

@@ -1,7 +1,7 @@
 """A report as a list of blocks, and the two ways to write it: Markdown, and one HTML file that needs nothing else.
 
-Text may contain `code` in backticks, line breaks, and on the page [links](#anchor) to what is on it; everything else is
-escaped.
+Text may contain `code` in backticks, line breaks, and [links](#anchor) to what is in the report; on the page everything
+else is escaped.
 """
 
 import re
@@ -94,14 +94,16 @@ def html(blocks: list[Block], title: str) -> str:
 
 def _markdown(block: Block) -> str:
     match block:
-        case Heading(level, text):
-            return f"{'#' * level} {text}\n"
+        case Heading(level, text, anchor):
+            return f"{_target(anchor)}\n\n{'#' * level} {text}\n".lstrip()
         case Text(text):
-            return "<br>\n".join(plain(text).splitlines()) + "\n"
-        case Table(header, rows, caption):
-            lines = [header, ["---"] * len(header), *([plain(cell) for cell in row] for row in rows)]
+            return "<br>\n".join(text.splitlines()) + "\n"
+        case Table(header, rows, caption, anchors):
+            targets = map(_target, anchors or [""] * len(rows))
+            named = ([f"{target}{row[0]}", *row[1:]] for target, row in zip(targets, rows, strict=True))
+            lines = [header, ["---"] * len(header), *named]
             escaped = [" | ".join(cell.replace("|", r"\|").replace("\n", "<br>") for cell in line) for line in lines]
-            return "\n".join(f"| {line} |" for line in escaped) + f"\n\n{plain(caption)}\n"
+            return "\n".join(f"| {line} |" for line in escaped) + f"\n\n{caption}\n"
         case Picture(stem, _, caption):
             return f"![{caption.split('. ')[0]}]({stem.as_posix()}.png)\n\n*{plain(caption)}*\n"
         case Details(summary, blocks):
@@ -150,6 +152,10 @@ def plain(text: str) -> str:
 def anchor(*parts: object) -> str:
     """A name that a link can point to."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")
+
+
+def _target(name: str) -> str:
+    return f'<a id="{name}"></a>' if name else ""
 
 
 def _id(name: str) -> str:

@@ -71,7 +71,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         name = f"{prefix}-{drawing.name}" if prefix else drawing.name
         return Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption)
 
-    opening = _opening(judgements, found, picture("", verdicts(judgements)))
+    opening = _opening(judgements, found, [*side], picture("", verdicts(judgements)))
     blocks: list[Block] = [Heading(1, TITLE), *opening]
     for question in claims.questions:
         blocks += sections.answer(question, judgements, found)
@@ -125,7 +125,8 @@ def refresh(file: Path, written: Written) -> None:
     moved = [
         replace(block, stem=folder / block.stem) if isinstance(block, Picture) else block for block in written.front
     ]
-    file.write_text(f"{before}{mark}\n{markdown(moved)}\n{mark}{after}", encoding="utf-8")
+    shown = markdown(moved).replace("](#", f"]({folder.as_posix()}/{written.page.stem}.md#")
+    file.write_text(f"{before}{mark}\n{shown}\n{mark}{after}", encoding="utf-8")
 
 
 def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
@@ -156,7 +157,7 @@ def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
     return tables
 
 
-def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) -> list[Block]:
+def _opening(judgements: list[Judgement], found: list[Study], tables: list[str], drawn: Picture) -> list[Block]:
     """What was asked, the scorecard, and what was found in three sentences."""
     claims = list({judgement.claim.id: judgement.claim for judgement in judgements}.values())
     asked = f"Asked: what does dropping the square root of adaptive methods do? {plural(len(claims), 'claim')} of the "
@@ -171,9 +172,10 @@ def _opening(judgements: list[Judgement], found: list[Study], drawn: Picture) ->
     reasons: list[list[str]] = []
     for number, judgement in enumerate(judgements):
         claim, where = judgement.claim, _where(judgement)
-        if where != "-":
-            place = judgement.study.slug if judgement.study else claim.checked[0].table
-            where = f"[{where}](#{anchor(place)})"
+        if judgement.study:
+            where = f"[{where}](#{anchor(judgement.study.slug)})"
+        elif claim.checked and (table := claim.checked[0].table) in tables:
+            where = f"[{where}](#{table})"
         n = str(judgement.pairs) if judgement.study else "-"
         verdict = judgement.verdict if judgement.counts else f"beside it: {judgement.verdict}"
         reasons.append([claim.id, where, verdict, sections.why(judgement), sections.tuned(judgement)])

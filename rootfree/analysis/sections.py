@@ -159,7 +159,8 @@ def second_moment(study: Study) -> list[Block]:
     caption = (
         "After the last step, means over the n runs that finished; test accuracy with its sd. A moving average forgets "
         "its start once (1 - beta2) x steps is well above 1. Frozen: coordinates whose second moment still has its "
-        "initial value. Cosine: between the last update and that of momentum SGD on the same gradients. "
+        "initial value; for a matrix method, entries of its factors. Cosine: between the last update and that of "
+        "momentum SGD on the same gradients. "
         f"{study.title}; {study.hardware}."
     )
     return [Heading(3, "What the second moment did"), Table(header, rows, caption)]
