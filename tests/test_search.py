@@ -145,13 +145,15 @@ def test_an_arm_finds_the_search_that_chose_its_settings() -> None:
     first = table((0, 4, 0, 0.5), (1, 4, 0, 0.8))
     longer = Search("d-m-sgd-0123456789ab", table((0, 9, 0, 0.5), (1, 9, 0, 0.8)).runs)
     others = [Search(name, first.runs) for name in ("d-m-sgd_bf16", "d-m-sgd-rescaled_mse-0123456789ab", "d-m-adamw")]
-    assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.2}) == ("sgd", first)
-    assert behind([longer, *others], run | {"config.optimizer.lr": 0.2}) == ("sgd", longer)
+    assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.2}) == ("m", "sgd", first)
+    assert behind([longer, *others], run | {"config.optimizer.lr": 0.2}) == ("m", "sgd", longer)
     twin = run | {"optimizer": "twin", "config.optimizer.lr": 0.2}
-    assert behind([longer], twin) == ("sgd", longer), "settings that were taken over"
+    assert behind([longer], twin) == ("m", "sgd", longer), "settings that were taken over"
+    wider = run | {"model": "m_wide", "config.optimizer.lr": 0.2}
+    assert behind([longer, *others], wider) == ("m", "sgd", longer), "a check of transfer"
     assert behind([longer, first, *others], run | {"config.optimizer.lr": 0.1}) is None, "no winner"
     betas = Search("d-m-sgd", first.runs.rename(columns={"optimizer.lr": "optimizer.betas.1"}))
-    assert behind([betas], run | {"config.optimizer.betas": "[0.9, 0.2]"}) == ("sgd", betas)
+    assert behind([betas], run | {"config.optimizer.betas": "[0.9, 0.2]"}) == ("m", "sgd", betas)
 
 
 def test_published_tables_are_read() -> None:

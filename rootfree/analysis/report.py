@@ -170,17 +170,19 @@ def _opening(judgements: list[Judgement], found: list[Study], tables: list[str],
         )
     rows: list[list[str]] = []
     reasons: list[list[str]] = []
-    for number, judgement in enumerate(judgements):
+    places: list[str] = []
+    for judgement in judgements:
         claim, where = judgement.claim, _where(judgement)
         if judgement.study:
             where = f"[{where}](#{anchor(judgement.study.slug)})"
         elif claim.checked and (table := claim.checked[0].table) in tables:
             where = f"[{where}](#{table})"
         n = str(judgement.pairs) if judgement.study else "-"
+        places.append(anchor("why", claim.id, *([judgement.study.slug] if judgement.study else [])))
         verdict = judgement.verdict if judgement.counts else f"beside it: {judgement.verdict}"
         reasons.append([claim.id, where, verdict, sections.why(judgement), sections.tuned(judgement)])
         if judgement.counts:
-            rows.append([claim.id, claim.statement, where, n, f"[{verdict}](#why-{number})"])
+            rows.append([claim.id, claim.statement, where, n, f"[{verdict}](#{places[-1]})"])
     sources: dict[str, list[str]] = {}
     for claim in claims:
         sources.setdefault(claim.source, []).append(claim.id)
@@ -192,7 +194,6 @@ def _opening(judgements: list[Judgement], found: list[Study], tables: list[str],
     card = Table(["claim", "statement", "where", "n", "verdict"], rows, caption)
     caption = "Search runs: the tuning budget of each arm. Beside it: other settings at the same scale and on the same "
     caption += f"data set, with fewer pairs or no weaker a verdict. Sources: {listed}."
-    places = [f"why-{number}" for number in range(len(reasons))]
     why = Table(["claim", "where", "verdict", "why", "search runs"], reasons, caption, places)
     summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), drawn, card]
     return [*blocks, *summary, Details("The numbers behind the verdicts", [why])]

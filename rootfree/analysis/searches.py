@@ -124,19 +124,20 @@ def read_searches(folder: Path) -> list[Search]:
     return found
 
 
-def behind(searches: Sequence[Search], run: dict[str, Any]) -> tuple[str, Search] | None:
-    """The search that a run (a row of `runs.csv`) has its settings from, if any, and the optimizer that it tuned.
+def behind(searches: Sequence[Search], run: dict[str, Any]) -> tuple[str, str, Search] | None:
+    """The search that a run (a row of `runs.csv`) has its settings from, if any: tuned model and optimizer, and table.
 
-    The settings are its winner's. That is the run's own optimizer, or one whose settings it has taken over.
+    The settings are its winner's. Those are the run's own model and optimizer, or such as its settings are taken from.
     """
-    start, end = re.escape(search_name(run["dataset"], run["model"], "*", run["loss"])).split(r"\*")
+    name = re.escape(search_name(run["dataset"], "*", "*", run["loss"])).replace(r"\*", r"(\w+)")
     fitting = []
     for search in searches:
-        named = re.fullmatch(rf"{start}(\w+){end}(-halving)?(-[0-9a-f]{{12}})?", search.name)
+        named = re.fullmatch(rf"{name}(-halving)?(-[0-9a-f]{{12}})?", search.name)
         if named and search.chose(run):
-            own = named[1] == run["optimizer"]
-            fitting.append((own, search.epochs == run["epochs"], len(search.draws), named[1], search))
-    return max(fitting, key=lambda found: found[:3])[3:] if fitting else None
+            model, optimizer = named[1], named[2]
+            own = model == run["model"], optimizer == run["optimizer"]
+            fitting.append((*own, search.epochs == run["epochs"], len(search.draws), model, optimizer, search))
+    return max(fitting, key=lambda found: found[:4])[4:] if fitting else None
 
 
 def _value(run: dict[str, Any], key: str) -> Any:

@@ -202,7 +202,7 @@ def studies(
             spent = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
             budgets = {arm: str(runs) for arm, runs in spent.items() if runs}
             notes = {arm: _elsewhere(arm, settings[arm], *found, known) for arm, found in tuned.items()}
-            for arm, (_, search) in tuned.items():
+            for arm, (*_, search) in tuned.items():
                 told = f" ({', '.join(notes[arm])})" if notes[arm] else ""
                 budgets[arm] = f"{max(spent[arm], len(search.runs))}{told}"  # the runs of a search may be unpublished
             made.append(
@@ -211,7 +211,7 @@ def studies(
                     curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
                     budgets=budgets,
                     left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
-                    searches={arm: search for arm, (_, search) in tuned.items() if not notes[arm]},
+                    searches={arm: search for arm, (*_, search) in tuned.items() if not notes[arm]},
                 )
             )
     return sorted(
@@ -219,10 +219,13 @@ def studies(
     )
 
 
-def _elsewhere(arm: str, run: Mapping[str, Any], owner: str, search: Search, known: pd.DataFrame) -> list[str]:
+def _elsewhere(
+    arm: str, run: Mapping[str, Any], model: str, owner: str, search: Search, known: pd.DataFrame
+) -> list[str]:
     """Whose the search behind an arm's settings was, if another's, and in what its runs differed from the arm's."""
     optimizer, *own = arm.split()
     notes = [f"{owner}'s"] if owner != optimizer else []
+    notes += [f"on {model}"] if model != run["model"] else []
     winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
     its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
     its |= {key: winner.iloc[0][key] for key in ("epochs", "schedule", "batch_size") if len(winner)}
