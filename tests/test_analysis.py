@@ -13,6 +13,7 @@ import pytest
 
 from rootfree.analysis.collect import collect, restore
 from rootfree.analysis.report import compare, report
+from rootfree.analysis.searches import read_searches
 from rootfree.analysis.style import COLORS, looks
 from rootfree.analysis.tables import read, studies
 from rootfree.folder import headline, status_of
@@ -273,6 +274,26 @@ def test_reproduced_against_published(tmp_path: Path) -> None:
     assert rows["adamw"] == "means differ by +0.50 points"
     assert rows["lion"] == "not published"
     assert rows["rf_rmsprop"] == "1 run identical, 0 different"
+
+
+def test_a_search_in_another_setting_is_told_and_not_drawn(tmp_path: Path) -> None:
+    """Where the winner's run is known, what differs from an arm's runs is said beside the budget."""
+    outputs, optimizer = tmp_path / "outputs", {"_target_": "x.Y", "lr": 0.1, "betas": [0.9, 0.999]}
+    part = {"config": {"optimizer": optimizer, "dataset": {"train_size": 500, "flip": True, "fingerprint": "f"}}}
+    whole = {"config": {"optimizer": optimizer, "dataset": {"train_size": None, "flip": True, "fingerprint": "g"}}}
+    write_study(outputs, {"sgd": [80.0, 81.0]}, **part)
+    write_study(outputs, {"sgd": [90.0, 91.0]}, preset="whole", study="99e1234", suffix="-whole", **whole)
+    write_run(outputs, "a", purpose="search", preset=None, scale=None, study="55e1234", **part)
+    collect(outputs, tmp_path)
+    (tmp_path / "search").mkdir()
+    table = (
+        "draw,optimizer.lr,epochs,seed,status,val_acc,run_id\n0,0.1,2,100,finished,0.8,a\n0,0.1,2,101,finished,0.7,b\n"
+    )
+    (tmp_path / "search" / "digits-resnet8-sgd-0123456789ab.csv").write_text(table)
+    small, large = studies(*read(tmp_path), tables=read_searches(tmp_path / "search"))
+    assert (small.budgets["sgd"], large.budgets["sgd"]) == ("2", "2 (at train size 500)")
+    assert [*small.searches] == ["sgd"]
+    assert not large.searches
 
 
 def bare(file: Path) -> str:

@@ -228,8 +228,14 @@ def _elsewhere(
     notes += [f"on {model}"] if model != run["model"] else []
     winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
     its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
-    its |= {key: winner.iloc[0][key] for key in ("epochs", "schedule", "batch_size") if len(winner)}
-    notes += [f"at {key.replace('_', ' ')} {value}" for key, value in its.items() if value != run[key]]
+    if len(winner):
+        parts = ("config.dataset.", "config.model.") if model == run["model"] else ("config.dataset.",)
+        told = [key for key in known if key.startswith(parts) and not key.endswith((".batch_size", ".fingerprint"))]
+        its |= {key: winner.iloc[0][key] for key in ("epochs", "schedule", "batch_size", *told)}
+    for key, value in its.items():
+        if value != run[key] and not (pd.isna(value) and pd.isna(run[key])):
+            shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
+            notes.append(f"at {key.rpartition('.')[2].replace('_', ' ')} {shown}")
     return notes + [f"without {word.removeprefix('optimizer.')}" for word in own]
 
 
