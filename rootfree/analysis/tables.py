@@ -16,6 +16,8 @@ from rootfree.analysis.searches import Search, behind
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
 TEXT = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
 TEXT.remove("seed")
+# In what a search may differ from the runs that have its settings, beside data set, model and loss.
+SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
 
 
 def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -228,10 +230,7 @@ def _elsewhere(
     notes += [f"on {model}"] if model != run["model"] else []
     winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
     its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
-    if len(winner):
-        parts = ("config.dataset.", "config.model.") if model == run["model"] else ("config.dataset.",)
-        told = [key for key in known if key.startswith(parts) and not key.endswith((".batch_size", ".fingerprint"))]
-        its |= {key: winner.iloc[0][key] for key in ("epochs", "schedule", "batch_size", *told)}
+    its |= {key: winner.iloc[0][key] for key in SETTING if len(winner) and key in known}
     for key, value in its.items():
         if value != run[key] and not (pd.isna(value) and pd.isna(run[key])):
             shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
