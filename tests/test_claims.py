@@ -391,13 +391,15 @@ def test_presets_share_runs() -> None:
     rows += [run("c0", "other", "rf optimizer.lr=9", 0, 9.0, 1.0)]
     rows += [run("d2", "other", "rf optimizer.init=0", 2, 0.1, 0.0)]
     curves = pd.DataFrame({"run_id": ["a0"], "epoch": [1]})
-    wanted = {"ablation": ["rf optimizer.init=1", "rf optimizer.init=0"]}
+    rows += [run("e0", "sign", "lion", 0, 0.1, 1.0) | {"optimizer": "lion"}]
+    wanted = {"ablation": ["rf optimizer.init=1", "rf optimizer.init=0"], "sign": ["rf optimizer.init=1"]}
     found = {study.preset: study for study in studies(pd.DataFrame(rows), curves, wanted=wanted)}
     assert found["ablation"].arms == ["rf", "rf optimizer.init=0.0"]
     assert found["ablation"].seeds("rf optimizer.init=0.0") == [0, 1, 2]
     assert found["ablation"].arm("rf optimizer.init=1") == "rf"
     assert found["cnn"].arms == ["rf"]
     assert found["other"].size("rf optimizer.lr=9") == 1
+    assert found["sign"].arms == ["lion", "rf"], "one of which it has none"
 
 
 def test_checks_read_tables() -> None:

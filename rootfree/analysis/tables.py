@@ -277,7 +277,8 @@ def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str
     """A preset's runs with those it shares with others: a run is made once, and names the preset that came first.
 
     They are runs with the settings of one of its arms, at further seeds; arms that are wanted by their plain name; and
-    arms that are wanted with a setting and otherwise equal one of its own, as `optimizer.init=1` does the defaults.
+    arms that are wanted with a setting and otherwise equal one of its own, as `optimizer.init=1` does the defaults, or
+    which it has none of, and whose plain arm has that setting.
     """
     if others.empty:
         return own
@@ -286,13 +287,14 @@ def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str
     for choice in [option for arm in wanted for option in arm.split(" | ")]:
         if choice in set(own["arm"]) or (" " in choice and fits(own, choice).any()):
             continue
-        if " " not in choice:
-            found = others[others["arm"] == choice]
+        optimizer, *words = choice.split()
+        kin, same = others[fits(others, choice)], own[own["optimizer"] == optimizer]
+        if not words or same.empty:
+            found = kin[kin["arm"] == optimizer]
         else:
-            free = [f"config.{word.partition('=')[0]}" for word in choice.split()[1:]]
-            kin = others[fits(others, choice)]
-            same = own[own["optimizer"] == choice.split()[0]].drop(columns=free, errors="ignore")
-            alike = _settings(kin.drop(columns=free, errors="ignore")).isin(set(_settings(same)))
+            free = [f"config.{word.partition('=')[0]}" for word in words]
+            settings = set(_settings(same.drop(columns=free, errors="ignore")))
+            alike = _settings(kin.drop(columns=free, errors="ignore")).isin(settings)
             found = kin[alike]
         if not found.empty:
             parts.append(_current(found))
