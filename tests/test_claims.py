@@ -391,7 +391,7 @@ def test_presets_share_runs() -> None:
     rows += [run("c0", "other", "rf optimizer.lr=9", 0, 9.0, 1.0)]
     rows += [run("d2", "other", "rf optimizer.init=0", 2, 0.1, 0.0)]
     curves = pd.DataFrame({"run_id": ["a0"], "epoch": [1]})
-    rows += [run("e0", "sign", "lion", 0, 0.1, 1.0) | {"optimizer": "lion"}]
+    rows += [run("e0", "sign", "lion", 0, 0.2, 1.0) | {"optimizer": "lion"}]
     wanted = {"ablation": ["rf optimizer.init=1", "rf optimizer.init=0"], "sign": ["rf optimizer.init=1"]}
     found = {study.preset: study for study in studies(pd.DataFrame(rows), curves, wanted=wanted)}
     assert found["ablation"].arms == ["rf", "rf optimizer.init=0.0"]
