@@ -294,6 +294,10 @@ def test_a_search_in_another_setting_is_told_and_not_drawn(tmp_path: Path) -> No
     assert (small.budgets["sgd"], large.budgets["sgd"]) == ("2", "2 (at train size 500)")
     assert [*small.searches] == ["sgd"]
     assert not large.searches
+    runs, curves = read(tmp_path)
+    older = runs[runs["preset"] == "whole"].drop(columns="config.dataset.train_size")
+    (again,) = studies(older, curves, searches=runs, tables=read_searches(tmp_path / "search"))
+    assert again.budgets == large.budgets
 
 
 def bare(file: Path) -> str:
