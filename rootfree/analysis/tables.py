@@ -232,7 +232,7 @@ def _elsewhere(
     its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
     its |= {key: winner.iloc[0][key] for key in SETTING if len(winner) and key in known}
     for key, value in its.items():
-        here = run.get(key)  # a column that none of these runs has
+        here = run.get(key)  # the searches may have columns that these runs lack
         if value != here and not (pd.isna(value) and pd.isna(here)):
             shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
             notes.append(f"at {key.rpartition('.')[2].replace('_', ' ')} {shown}")
