@@ -198,6 +198,19 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
     assert str(tmp_path) not in page + text
 
 
+def test_the_summary_counts_every_verdict_of_the_scorecard() -> None:
+    """What is published: as many of each verdict as the card has rows, a claim that has two of them named as such."""
+    text = (ROOT / "results" / "report.md").read_text()
+    rows = re.findall(r"^\| ([CP]\d+) \|.*\| \[([a-z ]+)\]\(#why-[^|]*\|$", text.partition("<details>")[0], re.MULTILINE)
+    found = re.search(r"^Found: (\d+) verdicts, (.*?)\.", text, re.MULTILINE)
+    assert found
+    assert int(found[1]) == len(rows)
+    for number, verdict, claims in re.findall(r"(\d+) ([a-z ]+) \(([^)]*)\)", found[2]):
+        told = [claim.split(" ")[0] for claim in claims.split(", ") for _ in range(1 + claim.endswith("twice"))]
+        assert sorted(told) == sorted(claim for claim, given in rows if given == verdict)
+        assert int(number) == len(told)
+
+
 def test_report_shows_what_tuning_cost_and_what_less_would_have_found(tmp_path: Path) -> None:
     """The search whose winner an arm's settings are, in a table and a figure; another search and no search are told."""
     write_study(tmp_path / "outputs", ARMS)

@@ -191,6 +191,7 @@ def test_the_root_free_step_leaves_a_larger_error():
     for power, slope in (("p=1,", 1), ("p=0.5,", 2)):
         assert values(rows, power, "damping 1e-12", quantity="lr^k") == pytest.approx([slope], abs=0.1)
     assert min(values(rows, "damping 1e-12", quantity="ratio of stationary")) > 2
+    assert max(values(rows, "damping 1e-", quantity="ratio of headrooms")) < 1  # equal on a grid of quarter octaves
 
 
 def test_the_best_exponent_rises_for_a_fixed_preconditioner_alone():
