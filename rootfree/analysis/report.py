@@ -1,6 +1,7 @@
 """The report: what was asked, what was found and how sure that is, computed from the tables and the claims alone."""
 
 import os
+from collections import Counter
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -204,7 +205,7 @@ def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
     order = sorted(STRENGTH, key=lambda verdict: (verdict != "supported", verdict != "refuted", verdict == "no data"))
     judgements = [judgement for judgement in judgements if judgement.counts]
     groups = [(verdict, [j.claim.id for j in judgements if j.verdict == verdict]) for verdict in order]
-    tally = [f"{len(ids)} {verdict} ({', '.join(dict.fromkeys(ids))})" for verdict, ids in groups if ids]
+    tally = [f"{len(ids)} {verdict} ({', '.join(_named(ids))})" for verdict, ids in groups if ids]
     runs = {run: status for study in found for run, status in study.runs[["run_id", "status"]].to_numpy()}
     diverged = sum(status == "diverged" for status in runs.values())
     scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
@@ -225,11 +226,17 @@ def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
         points = [f for f in compared if isinstance(f.part, Part) and f.part.in_points]
         limits = [f.outcome.detectable for f in points if f.verdict == "underpowered"]
         if finite := [limit for limit in limits if isfinite(limit)]:
-            sure += f", and what is underpowered could only have shown differences from {min(finite):.1f}"
-            sure += f"{'' if len(finite) == 1 else f' to {max(finite):.1f}'} points on"
+            sure += f"; the smallest difference that an underpowered one could have shown is {min(finite):.1f}"
+            sure += f"{'' if len(finite) == 1 else f' to {max(finite):.1f}'} points"
         sure += "; "
     sure += "each holds for its scale, data set, model and tuned settings, and for no other."
-    return [f"Found: {', '.join(tally)}.", evidence, sure]
+    return [f"Found: {plural(len(judgements), 'verdict')}, {', '.join(tally)}.", evidence, sure]
+
+
+def _named(ids: list[str]) -> list[str]:
+    """Each claim once, with how many of the verdicts are on it."""
+    times = {1: "", 2: " twice"}
+    return [f"{claim}{times.get(n, f' {n} times')}" for claim, n in Counter(ids).items()]
 
 
 def _brief(study: Study, table: Table) -> Table:

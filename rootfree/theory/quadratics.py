@@ -131,18 +131,19 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
     """C15: what a constant learning rate leaves, on a noisy and on a two-dimensional ill-conditioned quadratic.
 
     Learning rates of different exponents have different units, so methods are compared at equal speed: at the smallest
-    learning rate (in a grid of 2^(1/4)) with which the mean loss falls to a tenth within `fast` steps. Reported are
+    learning rate (in a grid of 2^(1/16), which tells headrooms apart) with which the mean loss falls to a tenth within `fast` steps. Reported are
 
     - the mean loss over the last third of the steps there (root-free over rooted: the claim predicts more than 1);
     - the headroom: the smallest larger learning rate with which a seed stays above its start, over that of equal speed
       (root-free over rooted: the claim predicts less than 1);
-    - k in stationary error ~ lr^k, over the learning rates, up to 4 times that, with which the error is stationary.
+    - k in stationary error ~ lr^k, over the learning rates from that to 4 times that with which the error is stationary.
 
     Without noise g -> 0 and s follows, until the damping takes over: a step is about lr / g root-free and lr rooted, so
     mu oscillates at sqrt(lr) and at lr, the losses are ~ lr and ~ lr^2; SGD converges (derived here). Errors below
     1e-12 are reported as that. n is the number of seeds, of starting points where there is no noise.
     """
-    lrs = octaves(-22, 8, 4)
+    per_octave = 16
+    lrs = octaves(-8, 8, per_octave)
     many, two = 1 / torch.arange(1, 11, dtype=torch.float64), torch.tensor([1.0, 0.01]).double()
     problems = {
         "noisy quadratic, B=32": (many, 32**-0.5, 32.0, 1e-4, normal(seeds, 10, seed=81) / many.sqrt()),
@@ -169,7 +170,7 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
             ]
             before, settled = means[steps // 3 : -steps // 3].mean(0), means[: steps // 3].amin(0) <= 0.1 * means[0]
             floor = torch.maximum(0.9 * before, torch.tensor(1e-10))
-            still = [k for k in range(first + 9) if settled[k] and late[k].mean() > floor[k]]
+            still = [k for k in range(first, first + 2 * per_octave + 1, per_octave // 4) if settled[k] and late[k].mean() > floor[k]]
             if len(still) > 2:
                 slope = line(lrs[still].log().tolist(), late[still].mean(-1).log().tolist())
                 rows.append(row("k of error ~ lr^k", *slope))
