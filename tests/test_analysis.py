@@ -201,7 +201,9 @@ def test_report_is_stable_and_complete(tmp_path: Path) -> None:
 def test_the_summary_counts_every_verdict_of_the_scorecard() -> None:
     """What is published: as many of each verdict as the card has rows, a claim that has two of them named as such."""
     text = (ROOT / "results" / "report.md").read_text()
-    rows = re.findall(r"^\| ([CP]\d+) \|.*\| \[([a-z ]+)\]\(#why-[^|]*\|$", text.partition("<details>")[0], re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([CP]\d+) \|.*\| \[([a-z ]+)\]\(#why-[^|]*\|$", text.partition("<details>")[0], re.MULTILINE
+    )
     found = re.search(r"^Found: (\d+) verdicts, (.*?)\.", text, re.MULTILINE)
     assert found
     assert int(found[1]) == len(rows)

@@ -392,7 +392,12 @@ def test_presets_share_runs() -> None:
     rows += [run("d2", "other", "rf optimizer.init=0", 2, 0.1, 0.0)]
     curves = pd.DataFrame({"run_id": ["a0"], "epoch": [1]})
     rows += [run("e0", "sign", "lion", 0, 0.2, 1.0) | {"optimizer": "lion"}]
+    rows += [run("f0", "bitwise", "still", 0, 0.08, 1.0) | {"optimizer": "still"}]
+    tuned_since = {"optimizer": "sgd", "finished_at": "2026-02-02T00:00:00Z"}
+    rows += [run("g0", "precision", "sgd", 0, 0.08, 1.0) | {"optimizer": "sgd"}]
+    rows += [run("h0", "schedule", "sgd", 0, 0.09, 1.0) | tuned_since]
     wanted = {"ablation": ["rf optimizer.init=1", "rf optimizer.init=0"], "sign": ["rf optimizer.init=1"]}
+    wanted |= {"bitwise": ["still", "sgd"]}
     found = {study.preset: study for study in studies(pd.DataFrame(rows), curves, wanted=wanted)}
     assert found["ablation"].arms == ["rf", "rf optimizer.init=0.0"]
     assert found["ablation"].seeds("rf optimizer.init=0.0") == [0, 1, 2]
@@ -400,6 +405,7 @@ def test_presets_share_runs() -> None:
     assert found["cnn"].arms == ["rf"]
     assert found["other"].size("rf optimizer.lr=9") == 1
     assert found["sign"].arms == ["lion", "rf"], "one of which it has none"
+    assert found["bitwise"].column("sgd", "run_id").tolist() == ["g0"], "with the rate of its own arm, not the newest"
 
 
 def test_checks_read_tables() -> None:

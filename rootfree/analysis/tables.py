@@ -277,9 +277,10 @@ def _current(group: pd.DataFrame) -> pd.DataFrame:
 def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
     """A preset's runs with those it shares with others: a run is made once, and names the preset that came first.
 
-    They are runs with the settings of one of its arms, at further seeds; arms that are wanted by their plain name; and
-    arms that are wanted with a setting and otherwise equal one of its own, as `optimizer.init=1` does the defaults, or
-    which it has none of, and whose plain arm has that setting.
+    They are runs with the settings of one of its arms, at further seeds; arms that are wanted by their plain name, with
+    what settings the preset's own arms share, if there are such; and arms that are wanted with a setting and otherwise
+    equal one of its own, as `optimizer.init=1` does the defaults, or which it has none of, and whose plain arm has that
+    setting.
     """
     if others.empty:
         return own
@@ -291,7 +292,7 @@ def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str
         optimizer, *words = choice.split()
         kin, same = others[fits(others, choice)], own[own["optimizer"] == optimizer]
         if not words or same.empty:
-            found = kin[kin["arm"] == optimizer]
+            found = _nearest(kin[kin["arm"] == optimizer], own)
         else:
             free = [f"config.{word.partition('=')[0]}" for word in words]
             settings = set(_settings(same.drop(columns=free, errors="ignore")))
@@ -302,3 +303,11 @@ def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str
     runs = pd.concat(parts).drop_duplicates("run_id").drop_duplicates(["arm", "seed"])
     preset = own[["preset", "scale"]].iloc[0].to_dict()
     return runs.assign(**preset).sort_values(["arm", "seed"]).reset_index(drop=True)
+
+
+def _nearest(candidates: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """The candidates that agree with most of the optimizer settings that are one for all of a preset's own runs."""
+    hyper = [column for column in own if column.startswith("config.optimizer.")]
+    shared = [column for column in hyper if own[column].nunique(dropna=False) == 1]
+    agreeing = (candidates[shared] == own[shared].iloc[0]).sum(axis=1)
+    return candidates[agreeing == agreeing.max()]
