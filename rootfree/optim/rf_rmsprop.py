@@ -101,8 +101,9 @@ class RFRMSProp(Optimizer):
     corresponds to Adam's eps by damping = B eps^2: the default 1e-4 at B = 128 equals eps = 9e-4, and coordinates
     whose gradients stay below that move as in SGD with learning rate lr / damping. A multiple c of the loss divides
     the step by c, where Adam's stays. As long as s is near its initial value 1 the step is SGD's, so a good `lr` of
-    SGD is the place to start. The defaults are a first try for convolutional networks, not tuned values; none are
-    known to be good everywhere.
+    SGD is the place to start; and as long as what is left of that start after t steps, beta2^t, exceeds B g^2, it is
+    SGD's with a rate that grows as lr / beta2^t. The defaults are a first try for convolutional networks, not tuned
+    values; none are known to be good everywhere.
 
     Cost: two state tensors, one without momentum: as many bytes as torch's AdamW needs or half of it, and half of that
     with `state_dtype="bfloat16"`. About 11 flops per parameter and step, so memory bandwidth decides.
