@@ -172,8 +172,8 @@ def test_first_claim_with_its_premise() -> None:
     assert first.parts[0].margin("paper") == 0.5
     judgements = scorecard(claims, [table(ARMS), table(ARMS, preset=None)])
     ids = [j.claim.id for j in judgements]
-    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), "P1", "P2", "P3", "P4"]
-    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 19]
+    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), *(f"P{n}" for n in range(1, 6))]
+    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 20]
 
 
 def test_lower_is_better_for_a_gap() -> None:
@@ -392,7 +392,7 @@ def test_presets_share_runs() -> None:
     rows += [run("d2", "other", "rf optimizer.init=0", 2, 0.1, 0.0)]
     curves = pd.DataFrame({"run_id": ["a0"], "epoch": [1]})
     rows += [run("e0", "sign", "lion", 0, 0.2, 1.0) | {"optimizer": "lion"}]
-    rows += [run("f0", "bitwise", "still", 0, 0.08, 1.0) | {"optimizer": "still"}]
+    rows += [run("f0", "bitwise", "still", 0, 0.08, 0.5) | {"optimizer": "still"}]
     tuned_since = {"optimizer": "sgd", "finished_at": "2026-02-02T00:00:00Z"}
     rows += [run("g0", "precision", "sgd", 0, 0.08, 1.0) | {"optimizer": "sgd"}]
     rows += [run("h0", "schedule", "sgd", 0, 0.09, 1.0) | tuned_since]
