@@ -131,12 +131,13 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
     """C15: what a constant learning rate leaves, on a noisy and on a two-dimensional ill-conditioned quadratic.
 
     Learning rates of different exponents have different units, so methods are compared at equal speed: at the smallest
-    learning rate (in a grid of 2^(1/16), which tells headrooms apart) with which the mean loss falls to a tenth within `fast` steps. Reported are
+    learning rate with which the mean loss falls to a tenth within `fast` steps, in a grid of 2^(1/16), which is fine
+    enough to tell headrooms apart. Reported are
 
     - the mean loss over the last third of the steps there (root-free over rooted: the claim predicts more than 1);
     - the headroom: the smallest larger learning rate with which a seed stays above its start, over that of equal speed
       (root-free over rooted: the claim predicts less than 1);
-    - k in stationary error ~ lr^k, over the learning rates from that to 4 times that with which the error is stationary.
+    - k in stationary error ~ lr^k, over the learning rates, up to 4 times that, with which the error is stationary.
 
     Without noise g -> 0 and s follows, until the damping takes over: a step is about lr / g root-free and lr rooted, so
     mu oscillates at sqrt(lr) and at lr, the losses are ~ lr and ~ lr^2; SGD converges (derived here). Errors below
