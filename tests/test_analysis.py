@@ -1,5 +1,6 @@
 """The analysis on hand-made runs: tables and report; the verdicts are in test_claims.py."""
 
+import itertools
 import json
 import re
 import shutil
@@ -11,7 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rootfree.analysis.claims import load_claims
 from rootfree.analysis.collect import collect, restore
+from rootfree.analysis.figures import draw
 from rootfree.analysis.report import compare, report
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.style import COLORS, looks
@@ -320,6 +323,22 @@ def test_a_search_in_another_setting_is_told_and_not_drawn(tmp_path: Path) -> No
 def bare(file: Path) -> str:
     """The text of a Markdown file without the links within a report and their targets."""
     return re.sub(r'\[([^\]]*)\]\([^)]*#[^)]*\)|<a id="[^"]*"></a>', r"\1", file.read_text())
+
+
+def test_long_names_fit_into_a_figure(tmp_path: Path) -> None:
+    """An arm with many settings of its own is told in full, within the picture and beside no other's name."""
+    settings = {"beta2": 0.988, "damping": 0.0001026, "lr": 0.003285, "weight_decay": 0.003502}
+    long = " ".join(["rf_rmsprop", *(f"optimizer.{key}={value}" for key, value in settings.items())])
+    write_study(tmp_path / "outputs", {long: [88.0, 89.0], f"{long}1": [88.0, 89.0], "sgd": [87.0, 88.0]})
+    collect(tmp_path / "outputs", tmp_path)
+    (study,) = studies(*read(tmp_path))
+    for drawing in draw(study, load_claims(CLAIMS), looks([study])):
+        drawing.figure.draw_without_rendering()
+        frames = [legend.get_window_extent() for legend in drawing.figure.legends]
+        assert all(frame.x0 >= 0 and frame.x1 <= drawing.figure.bbox.width for frame in frames)
+        if drawing.name == "accuracy":
+            boxes = [text.get_window_extent() for text in drawing.figure.axes[0].get_yticklabels()]
+            assert not any(first.overlaps(second) for first, second in itertools.pairwise(boxes))
 
 
 def test_scripts_end_to_end(tmp_path: Path) -> None:

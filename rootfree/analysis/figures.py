@@ -129,9 +129,12 @@ def _numbers(arm: str) -> dict[str, float]:
 
 def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np.ndarray]) -> Drawing:
     """Every seed as a point, and beside the points their mean with its 95% interval."""
-    figure, axes = panel(0.9 + 0.52 * len(values))
+    names = [fill(label(arm), 20, break_long_words=False) for arm in values]
+    heights = np.array([max(1, 0.31 * (name.count("\n") + 1)) for name in names])  # a long name needs more than a row
+    rows = heights.cumsum() - heights / 2
+    figure, axes = panel(0.9 + 0.52 * heights.sum())
     beside = axes.get_yaxis_transform()
-    for row, (arm, data) in enumerate(values.items()):
+    for row, (arm, data) in zip(rows, values.items(), strict=True):
         style = look[arm]
         axes.plot(data, np.full(data.size, row - 0.14), style.marker, color=style.color, alpha=0.65, ms=4.5, mew=0)
         interval = t_interval(data)
@@ -149,8 +152,8 @@ def _strip(study: Study, look: Looks, name: str, axis: str, values: dict[str, np
     if points.size:  # two seeds have an interval so wide that it would hide all others: it may leave the frame
         pad = max(np.ptp(points) * 0.6, 0.5)
         axes.set_xlim(points.min() - pad, points.max() + pad)
-    axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_yticks(range(len(values)), [fill(label(arm), 20, break_long_words=False) for arm in values], fontsize=8)
+    axes.set_ylim(heights.sum(), 0)
+    axes.set_yticks(rows, names, fontsize=8)
     axes.tick_params(left=False)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(axis)
