@@ -163,10 +163,11 @@ def test_published_tables_are_read() -> None:
     assert all(search.winner is not None for search in found.values())
     told = 0
     for file in (ROOT / "configs" / "tuned").glob("*.yaml"):
-        if source := re.search(r"table (\S+)\.csv, draw (\d+)", file.read_text()):
+        source = re.search(r"table (\S+)\.csv, draw (\d+)", file.read_text())
+        if search := found.get(source[1] if source else file.stem):  # the first generation has the tuned files' names
             chosen: Any = OmegaConf.to_container(OmegaConf.load(file))
-            winner = found[source[1]].winner
-            assert (winner["draw"], winner["optimizer.lr"]) == (int(source[2]), chosen["optimizer"]["lr"])
+            assert search.winner["optimizer.lr"] == chosen["optimizer"]["lr"]
+            assert source is None or search.winner["draw"] == int(source[2])
             told += 1
     assert told > 20
 

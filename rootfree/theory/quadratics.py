@@ -171,11 +171,8 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
             ]
             before, settled = means[steps // 3 : -steps // 3].mean(0), means[: steps // 3].amin(0) <= 0.1 * means[0]
             floor = torch.maximum(0.9 * before, torch.tensor(1e-10))
-            still = [
-                k
-                for k in range(first, first + 2 * per_octave + 1, per_octave // 4)
-                if settled[k] and late[k].mean() > floor[k]
-            ]
+            reach = first + 2 * per_octave + 1
+            still = [k for k in range(reach) if settled[k] and late[k].mean() > floor[k]]
             if len(still) > 2:
                 slope = line(lrs[still].log().tolist(), late[still].mean(-1).log().tolist())
                 rows.append(row("k of error ~ lr^k", *slope))
