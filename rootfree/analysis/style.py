@@ -119,7 +119,7 @@ def legend(figure: Figure, axes: Any) -> None:
     """A legend below the panel, in two columns where they fit, and the figure as much taller."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 2 if max(map(len, labels), default=0) <= 25 else 1
-    labels = [fill(text, 58) for text in labels]  # as wide as the figure
+    labels = [fill(text, 60) for text in labels]  # as wide as the figure
     lines = sum(text.count("\n") + 1 for text in labels)
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-lines // columns))
     figure.legend(
