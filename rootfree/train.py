@@ -90,9 +90,9 @@ def run(cell: Cell) -> None:
             return
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
-    try:
-        torch.manual_seed(config.seed + distributed.rank())
-        with stop.watching():
+    with stop.watching():  # to the very end: what stops a run must not keep its record from telling how it ended
+        try:
+            torch.manual_seed(config.seed + distributed.rank())
             summary = build(config.trainer)(
                 model=model,
                 loss=build(config.loss),
@@ -103,12 +103,12 @@ def run(cell: Cell) -> None:
                 seed=config.seed,
                 device=device,
             )
-        record.close(summary, describe_device(device))
-    except BaseException as error:
-        record.fail(error)
-        raise
-    finally:
-        record.release()
+            record.close(summary, describe_device(device))
+        except BaseException as error:
+            record.fail(error)
+            raise
+        finally:
+            record.release()
 
 
 def prepare(cell: Cell) -> tuple[Any, Record, Callable[[], Any]]:

@@ -34,7 +34,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rootfree.analysis.searches import FINALISTS, Search, read_search, scores, search_name
 from rootfree.folder import ENDED, failure_of, read, status_of
 from rootfree.stop import REQUEUE
-from rootfree.workers import Reply, Worker, Workers
+from rootfree.workers import STOPPED, Reply, Worker, Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 EDGE = 0.05  # a winner within this share of the (log) range from its end is flagged
@@ -354,6 +354,8 @@ def train(table: Table, rows: list[Row], view: View) -> None:
                 news.append(row)
             elif reply.code == 0 or (status == "running" and reply.code == 1):
                 running[attempt(row, again=True)] = row
+            elif reply.code in STOPPED:  # who told a worker to stop meant the search, whatever reached this process
+                raise KeyboardInterrupt
             else:
                 missing.append(f"draw {row['draw']}, seed {row['seed']}, run {row['run_id']}: {reply.reason}")
                 view.say(f"failed: {missing[-1]}")

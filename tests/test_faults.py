@@ -25,7 +25,7 @@ from rootfree import stop
 from rootfree.claim import Claim, holder_of
 from rootfree.folder import status_of
 from rootfree.mirror import Mirror
-from rootfree.record import Record
+from rootfree.record import Record, code
 from rootfree.trainer import evaluate
 
 DOUBLE = ["model._target_=test_distributed.Double", "~model.stem_stride", "optimizer.lr=0.01"]
@@ -298,6 +298,27 @@ def test_weights_that_are_not_finite_are_a_divergence(entry: Entry) -> None:
     (summary,) = entry("model._target_=test_faults.Spare", *DOUBLE[1:])
     assert (summary["status"], summary["epochs"]) == ("diverged", 1)
     assert summary["train_loss"] is not None
+
+
+def test_a_signal_does_not_keep_a_failed_run_from_telling_why(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher sends SIGTERM to the processes that are left as soon as one of them died."""
+
+    def code_slowly() -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        return code()
+
+    monkeypatch.setattr("rootfree.record.code", code_slowly)
+    monkeypatch.setattr(Record, "save_checkpoint", lambda self, state: None)  # which asks for the code, too
+    before = signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("the signal ended the process"))
+    try:
+        with pytest.raises(RuntimeError, match="allocate memory"):
+            entry("model._target_=test_faults.Greedy", *DOUBLE[1:])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    folder = the_folder(tmp_path / "outputs")
+    assert "allocate memory" in json.loads((folder / "failure.json").read_text())["message"]
 
 
 def test_no_memory_is_a_failure_that_is_tried_again_a_few_times(

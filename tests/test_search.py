@@ -25,6 +25,7 @@ from conftest import tiny
 from omegaconf import OmegaConf
 
 from rootfree.analysis.searches import Search, behind, best_of, read_search, read_searches, search_name
+from rootfree.stop import REQUEUE
 from rootfree.workers import Reply
 
 ROOT = Path(__file__).parents[1]
@@ -469,6 +470,25 @@ def test_a_preset_halved_and_interrupted(photos: Path, tmp_path: Path) -> None:
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(process.pid), "no process is left"
+
+
+def test_a_worker_that_was_told_to_stop_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Ctrl-C reached the workers alone: no further draw is begun, and none counts as failed."""
+    trained = []
+
+    def reply(self: Fake, words: list[str]) -> Reply:
+        if "plan=true" in words:
+            return planned(self, words)
+        trained.append(words)
+        return Reply(REQUEUE, "interrupted: the same command goes on from where it is saved")
+
+    planned = Fake.reply
+    monkeypatch.setattr(Fake, "reply", reply)
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, 4, near(0.1))
+    assert trained
+    (table,) = (tmp_path / "tables").iterdir()
+    assert pd.read_csv(table)["status"].isna().all()
 
 
 def alive(group: int) -> bool:
