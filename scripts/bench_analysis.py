@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = {"import": 1.5, "collect": 60.0, "report": 60.0}  # seconds, at the default size
 MEMORY = 1.5  # GB
-ARMS = ["sgd", "adamw", "rf_rmsprop", "rf_rmsprop_frozen", "rmsprop", "sign_momentum", "rf_adamw", "shampoo"]
+ARMS = ["sgd", "adamw", "rf_rmsprop", "rf_rmsprop_placebo", "rmsprop", "sign_momentum", "rf_adamw", "shampoo"]
 ARMS += ["if_shampoo", "lion", "rf_rmsprop_bf16", "rf_shampoo"]
 COLLECT = "from rootfree.analysis.collect import collect; collect(Path(sys.argv[1]), Path(sys.argv[2]))"
 REPORT = "from rootfree.analysis.report import report; report(Path(sys.argv[2]), Path(sys.argv[3]))"

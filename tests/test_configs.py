@@ -80,10 +80,10 @@ def test_tuned_numbers_follow_the_choice_and_the_command_line_wins(file: Path) -
     assert "# source: " in file.read_text()
 
 
-@pytest.mark.parametrize("file", [f for f in TUNED if "-rf_rmsprop_frozen" in f.stem], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", [f for f in TUNED if "-rf_rmsprop_placebo" in f.stem], ids=lambda f: f.stem)
 def test_the_placebo_has_the_settings_of_sgd(file: Path) -> None:
     dataset, model, _, *loss = words_of(file)
-    placebo = composed(dataset, model, *loss, "optimizer=rf_rmsprop_frozen").optimizer
+    placebo = composed(dataset, model, *loss, "optimizer=rf_rmsprop_placebo").optimizer
     sgd = composed(dataset, model, *loss, "optimizer=sgd").optimizer
     assert [placebo[k] for k in ("lr", "momentum", "weight_decay")] == [
         sgd[k] for k in ("lr", "momentum", "weight_decay")

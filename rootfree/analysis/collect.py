@@ -6,12 +6,14 @@ the same runs give the same bytes and a `git diff` of the tables shows which num
 
 import csv
 import heapq
+import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+from rootfree.run.files import write_atomically
 
 SCHEMA_VERSION = 1
 IDENTITY = ["run_id", "purpose", "preset", "scale", "dataset", "model", "optimizer", "arm", "seed", "status"]
@@ -23,6 +25,10 @@ CURVE += ["images_per_second", "seconds"]
 TEXT = {"run_id", "study", "commit", "weights", "fingerprint"}  # hashes, some of which look like numbers
 REQUIRED = [*IDENTITY, *OUTCOME, "study", "config"]
 Row = dict[str, str]
+
+
+class UnknownColumn(Exception):
+    """A row has a column that the table's header lacks."""
 
 
 class Collected(NamedTuple):
@@ -105,9 +111,7 @@ def restore(results: Path, outputs: Path) -> int:
             (outputs / run_id / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     for run_id, row in missing.items():  # last, as in a run: whoever sees it sees a whole folder
         summary = _nested({key: value for key, value in row.items() if key != "schema_version"})
-        part = outputs / run_id / "summary.part"
-        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        part.replace(outputs / run_id / "summary.json")
+        write_atomically(outputs / run_id / "summary.json", json.dumps(summary, indent=1) + "\n")
     return len(missing)
 
 
@@ -218,16 +222,20 @@ def _write(path: Path, columns: list[str], rows: Iterable[Row]) -> bool:
 
     `rows` may be read from the file that is replaced.
     """
-    draft, known = path.with_name(f".{path.name}.draft"), frozenset(columns)
+    known = frozenset(columns)
+
+    def write(stream: BinaryIO) -> None:
+        file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            if not known.issuperset(row):
+                raise UnknownColumn
+            writer.writerow([row.get(column, "") for column in columns])
+        file.detach()  # what is buffered is written, and the stream stays open for whoever opened it
+
     try:
-        with draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            for row in rows:
-                if not known.issuperset(row):
-                    return False
-                writer.writerow([row.get(column, "") for column in columns])
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        write_atomically(path, write)
+    except UnknownColumn:
+        return False
     return True

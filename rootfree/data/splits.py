@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
+from rootfree.run.files import write_atomically
+
 
 @dataclass(frozen=True)
 class Split:
@@ -241,12 +243,8 @@ def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # the ranks of one run, or the jobs of a sweep, wait for the first
             if not file.exists():
-                value, part = make(), file.with_suffix(f".{os.getpid()}.part")
-                with part.open("wb") as stream:
-                    torch.save(value, stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                part.replace(file)
+                value = make()
+                write_atomically(file, lambda stream: torch.save(value, stream))
     try:
         return torch.load(file, weights_only=True, mmap=True)
     except RuntimeError as error:

@@ -1,0 +1,70 @@
+"""How files are written: whole or not at all, whatever happens and whoever else writes them."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file so that, whatever happens, either the old or the new one is there, whole.
+
+    Args:
+        file: what to write; its folder exists.
+        content: what is in it, or a function that writes it to a stream.
+
+    Raises:
+        OSError: it cannot be written; the old file stays as it was.
+    """
+    # a name of its own: two processes that write the same file do not write into each other's
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too
+    finally:
+        os.close(folder)
+
+
+def _umask() -> int:
+    """Return the process's mask for the permissions of new files, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def json_bytes(content: dict[str, Any], indent: int | None = None) -> bytes:
+    """Encode as JSON with a final newline; NaN and infinities, which JSON lacks, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return (json.dumps(plain(content), indent=indent) + "\n").encode()
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds, or None if there is none."""
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
