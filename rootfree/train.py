@@ -18,7 +18,7 @@ from rootfree import help
 from rootfree.run import signals
 from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check
 
-# torch takes seconds to import: that happens where a run begins, so that --help and Hydra's look for sweepers do without
+# torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def job(settings: DictConfig) -> None:
     check(config)
     if settings.plan:
         _, record, _ = prepare(config)
-        print(f"{record.title}: {record.reason_to_skip() or 'to do'}")
+        print(f"{record.reason_to_skip() or 'to do'}: {record.title}")
     else:
         run(config)
 
@@ -60,7 +60,7 @@ def _attempt(config: RunConfig) -> None:
         return
     try:
         run(config)
-    except signals.Interrupted:
+    except (signals.Interrupted, KeyboardInterrupt):  # the latter before the run began, or at a second Ctrl-C
         signals.return_to_submitit()  # its record knows; on Slurm the job queues again
     except (Exception, SystemExit) as error:  # the sweep says which runs failed, and why
         print(f"error: {' '.join(config.overrides)}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -18,9 +18,9 @@ from bench_training import ROOT, SGD, Row, finish
 from PIL import Image
 from torch import nn
 
+from rootfree.checkpoint import State
 from rootfree.models.resnet import resnet18
-from rootfree.record import write_atomically
-from rootfree.trainer import State
+from rootfree.run.files import write_atomically
 
 TRAIN = [sys.executable, "-m", "rootfree.train", "hydra.mode=MULTIRUN", "wandb.mode=disabled"]
 
@@ -101,7 +101,9 @@ def checkpoints(folder: Path) -> Iterator[Row]:
     state = State(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), torch.Generator(), None)
     step()
     epoch = timed(step, 5) * 5000 / 64
-    save = timed(lambda: write_atomically(folder / "checkpoint.pt", lambda file: torch.save(state.saved(), file)), 5)
+    save = timed(
+        lambda: write_atomically(folder / "checkpoint.pt", lambda file: torch.save(state.state_dict(), file)), 5
+    )
     yield Row("checkpoint of ResNet-18", save, "s", "epoch of 5,000 images", epoch, save / epoch, "<= 0.03")
 
 
