@@ -52,16 +52,11 @@ class HaltonSweeper(ResumableSweeper):
         check_value("hydra.sweeper.budget", budget, Annotated[int, Gt(0)])
         self.budget, self.halving, self.seed, self.replace = budget, halving, seed, replace
 
-    def sweep(self, arguments: list[str]) -> None:
+    def complete(self, arguments: list[str]) -> None:
         """Search; a grid of optimizers, models or data sets has a search for each of its cells.
 
-        Args:
-            arguments: the words of the command line.
-
         Raises:
-            SettingsError: a setting cannot work, or an optimizer has no space; nothing was trained.
-            SystemExit: 1 if runs are missing at the end.
-            Interrupted: it was asked to stop.
+            SettingsError: a setting cannot work, or an optimizer has no space.
         """
         for word in arguments:
             if (key := word.lstrip("+~").partition("=")[0]) in (*OWN, "seed"):

@@ -1,12 +1,14 @@
 """Many runs as a Hydra sweeper: check all, skip what has ended, hand the rest to any launcher, say what is missing."""
 
+import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -57,6 +59,7 @@ class ResumableSweeper(Sweeper):
         self.config: DictConfig
         self.hydra_context: HydraContext
         self.launcher: Launcher
+        self.broadcast: Callable[[Any], Any]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra composed, and the launcher that was chosen."""
@@ -66,7 +69,7 @@ class ResumableSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Complete all runs of the grid.
+        """Do all that a command line asks for; of several processes that train runs together, one speaks.
 
         Args:
             arguments: the words of the command line.
@@ -76,6 +79,16 @@ class ResumableSweeper(Sweeper):
             SystemExit: 1 if runs are missing at the end.
             Interrupted: it was asked to stop.
         """
+        from rootfree import distributed  # with torch, which Hydra's look for sweepers does without
+
+        # before any run is named: how many processes train it may be a part of what it is
+        distributed.join(self.config.device)
+        self.broadcast = distributed.agree
+        with redirect_stdout(io.StringIO()) if distributed.rank() else nullcontext():
+            self.complete(arguments)
+
+    def complete(self, arguments: list[str]) -> None:
+        """Train all runs of the grid that have not ended."""
         runs = self.list_runs(grid(self.params, arguments))
         if self.config.plan:
             print_plan(runs)
@@ -118,16 +131,16 @@ class ResumableSweeper(Sweeper):
         Raises:
             Interrupted: it was asked to stop.
         """
-        missing = [run for run in runs if not run.ended]
+        missing = self.broadcast([run for run in runs if not run.ended])
         with handle_signals(pass_to_children=True), SweepProgress([(run.title, run.folder) for run in runs]):
             while missing:
                 self._launch([run.overrides for run in missing])
                 raise_if_stopped()
-                missing = [run for run in missing if run.status == "running"]
-                while any(run.status == "running" for run in missing):
+                elsewhere = [run for run in missing if run.status == "running"]
+                while any(run.status == "running" for run in elsewhere):
                     time.sleep(POLL_SECONDS)
                     raise_if_stopped()
-                missing = [run for run in missing if not run.ended]  # whoever trained them is gone
+                missing = self.broadcast([run for run in elsewhere if not run.ended])  # whoever trained them is gone
 
     def _launch(self, overrides: list[list[str]]) -> None:
         in_this_process = (

@@ -359,6 +359,23 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(photos: Path, tmp_pa
     assert ended.items() <= now.items()  # what had ended is not done twice
 
 
+def test_several_processes_complete_a_sweep_together(photos: Path, tmp_path: Path) -> None:
+    """Their number is a part of what a run with batch statistics is, when runs are named and when they are trained."""
+    launcher = [f"{Path(sys.executable).parent}/torchrun", "--standalone", "--nproc-per-node=2"]
+    words = [*tiny(photos), "seed=0,1", "trainer.epochs=1", "device=cpu", f"outputs={tmp_path}"]
+    done = subprocess.run([*launcher, "-m", "rootfree.train", "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 runs: 2 finished") == 1, "one of them speaks"
+    assert len(list(tmp_path.glob("*/config.yaml"))) == len(list(tmp_path.glob("*/summary.json"))) == 2
+
+
+def test_two_equal_commands_share_a_sweep_and_both_end_well(photos: Path, tmp_path: Path) -> None:
+    words = ["hydra.mode=MULTIRUN", "seed=range(3)", "trainer.epochs=4"]
+    with start(photos, tmp_path, *words) as first, start(photos, tmp_path, *words) as second:
+        assert (first.wait(120), second.wait(120)) == (0, 0)
+    assert len(list(tmp_path.glob("*/summary.json"))) == 3
+
+
 @pytest.fixture
 def guard(tmp_path: Path) -> Path:
     return tmp_path / "locks.lock"
