@@ -12,6 +12,10 @@ from PIL import Image
 from rootfree import train
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/losses.csv before it is compared")
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 3 classes of noisy colours: 40 train and 12 test images each, of 16 pixels, PNG and JPEG."""
