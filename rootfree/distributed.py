@@ -1,5 +1,6 @@
 """Several processes that train one run together, as `torchrun` starts them; one process needs none of this."""
 
+import atexit
 import multiprocessing
 import os
 import re
@@ -29,12 +30,7 @@ def join(device: str) -> None:
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
-
-
-def leave() -> None:
-    """End the common work."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)
 
 
 def rank() -> int:

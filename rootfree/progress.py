@@ -1,7 +1,9 @@
 """How a run, or a sweep, is doing: a line that moves on a terminal, plain lines elsewhere."""
 
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from rootfree.folder import ENDED, STATUSES, headline, status_of
+from rootfree.run.status import ENDED, STATUSES, headline, status_of
 
 
 class EpochProgress:
@@ -28,7 +30,7 @@ class EpochProgress:
 
     def __enter__(self) -> "EpochProgress":
         if self.live:
-            self.console.print(self.title)
+            self.console.print(self.title, markup=False)
         self.bar.start()
         return self
 
@@ -58,21 +60,21 @@ class SweepProgress:
     """Progress of many runs, as their folders tell it, whoever trains them; a context manager.
 
     Args:
-        titles: of the runs.
-        folders: of the runs, in the same order.
+        runs: title and folder of each.
     """
 
-    def __init__(self, titles: list[str], folders: list[Path]) -> None:
+    def __init__(self, runs: Sequence[tuple[str, Path]]) -> None:
         self.console = Console()
-        self.titles = dict(zip(folders, titles, strict=True))
-        self.stand = {folder: status_of(folder) for folder in folders}
+        self.titles = {folder: title for title, folder in runs}
+        self.statuses = {folder: status_of(folder) for folder in self.titles}
         columns = [TimeRemainingColumn(), BarColumn(10), MofNCompleteColumn(), TextColumn("{task.description}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
-        ended = sum(status in ENDED for status in self.stand.values())
-        self.task = self.bar.add_task("runs", total=len(folders), completed=ended)
-        self._ended = threading.Event()
+        self.before = self._ended()
+        self.task = self.bar.add_task("runs", total=len(runs), completed=self.before)
+        self.started = time.monotonic()
+        self._leave = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        print(f"{len(folders)} runs, {ended} of them ended before", flush=True)
+        print(f"{len(runs)} runs, {self.before} of them ended before", flush=True)
 
     def __enter__(self) -> "SweepProgress":
         self.bar.start()
@@ -82,22 +84,34 @@ class SweepProgress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
+        self._leave.set()
         self._thread.join()
         self._look()
         self.bar.stop()
 
+    def _ended(self) -> int:
+        return sum(status in ENDED for status in self.statuses.values())
+
     def _watch(self) -> None:
-        while not self._ended.wait(1):
+        while not self._leave.wait(1):
             self._look()
 
     def _look(self) -> None:
         """Print a line for each run that ended since the last look, and count."""
-        for folder, status in self.stand.items():
+        for folder, status in self.statuses.items():
             if status not in ENDED and (now := status_of(folder)) != status:
-                self.stand[folder] = now
+                self.statuses[folder] = now
                 if now in ENDED:
                     self.bar.advance(self.task)
-                    self.console.print(f"{self.titles[folder]} {headline(folder)}", highlight=False, soft_wrap=True)
-        count = Counter(self.stand.values())
+                    text = f"{self.titles[folder]} {headline(folder)}{self._left()}"
+                    self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        count = Counter(self.statuses.values())
         self.bar.update(self.task, description=", ".join(f"{count[s]} {s}" for s in STATUSES if count[s]))
+
+    def _left(self) -> str:
+        """How many runs ended and how long the rest takes, where no bar shows it."""
+        done, total = self._ended(), len(self.statuses)
+        if self.console.is_terminal or done == total:
+            return ""
+        seconds = (time.monotonic() - self.started) / max(done - self.before, 1) * (total - done)
+        return f" ({done} of {total}, ETA {seconds:.0f} s)"

@@ -2,32 +2,27 @@
 
 import hashlib
 import math
-import platform
-import random
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rootfree import distributed, stop
+from rootfree import distributed
+from rootfree.checkpoint import State
 from rootfree.clock import Clock
 from rootfree.data.splits import Batches, Splits
-from rootfree.diagnostics import Probe
 from rootfree.precision import forward_in, set_arithmetic
 from rootfree.progress import EpochProgress
-from rootfree.record import Record
-from rootfree.stop import Interrupted
+from rootfree.run.record import Record
+from rootfree.run.signals import Interrupted, raise_if_stopped
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,7 +69,7 @@ def fit(
         tf32: let a GPU multiply float32 numbers with 10 bits of mantissa.
         deterministic: refuse what does not repeat bit for bit on a GPU.
         compile: compile the model: a minute at the start, then faster steps.
-        accumulate: parts that a batch is divided into, each with a forward and backward pass of its own, to save
+        accumulate: chunks that a batch is divided into, each with a forward and backward pass of its own, to save
             memory; without batch statistics the step is the same.
         clip_norm: largest 2-norm of the whole gradient; null does not clip.
         ema_decay: evaluate an exponential moving average of the weights with this decay per step; null evaluates the
@@ -86,7 +81,8 @@ def fit(
         Status ("finished", or "diverged" when a loss was not finite) and the final metrics.
     """
     set_arithmetic(tf32, deterministic)
-    share = (distributed.rank(), distributed.processes())
+    shard = (distributed.rank(), distributed.processes())
+    world_size = shard[1]
     state = State(
         model,
         optimizer(model.parameters() if decay_norms_and_biases else groups_without_decay(model)),
@@ -95,23 +91,22 @@ def fit(
         ema_decay,
     )
     learning_rates = [group["lr"] for group in state.optimizer.param_groups]
-    train = data.batches(data.train, device, data.batch_size, state.generator, share)
+    train = data.batches(data.train, device, data.batch_size, state.generator, shard)
     fixed = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:clean_size]
-    watched = {
-        name: data.batches(split, device, eval_batch_size, shard=share)
+    eval_batches = {
+        name: data.batches(split, device, eval_batch_size, shard=shard)
         for name, split in {"train": data.train[fixed], "val": data.val, "test": data.test}.items()
     }
     compiled: Any = torch.compile(model) if compile else model
-    forward = DistributedDataParallel(compiled) if share[1] > 1 else compiled
+    forward = DistributedDataParallel(compiled) if world_size > 1 else compiled
     clock = Clock(device)
     if saved := record.load_checkpoint():
-        state.load(saved)
+        state.load_state_dict(saved)
 
     progress = EpochProgress(record.title, epochs, len(train), state.epoch, record.quiet)
     with progress, saved_if_interrupted(record, state):
         for epoch in range(state.epoch, epochs):
             # train: no number is read from the device before the epoch's end
-            model.train()
             state.begin_epoch()
             started = time.perf_counter() - state.epoch_seconds
             rest = clock.each(islice(train, state.index, None), "data")
@@ -121,14 +116,14 @@ def fit(
                     group["lr"] = learning_rate * factor
                 state.optimizer.zero_grad()
                 whole = min(data.batch_size, train.size - index * data.batch_size)  # of all processes
-                parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
-                for number, (part, part_labels) in enumerate(parts, start=1):
-                    more = share[1] > 1 and number < len(parts)  # processes exchange gradients after the last part
+                chunks = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
+                for number, (chunk, chunk_labels) in enumerate(chunks, start=1):
+                    more = world_size > 1 and number < len(chunks)  # processes exchange gradients after the last chunk
                     with forward.no_sync() if more else nullcontext():
                         with forward_in(precision, device):
-                            part_loss = loss(forward(part), part_labels)
-                        state.scaler.scale(part_loss * (len(part) * share[1] / whole)).backward()
-                    state.loss_sum = state.loss_sum + part_loss.detach() * len(part)
+                            chunk_loss = loss(forward(chunk), chunk_labels)
+                        state.scaler.scale(chunk_loss * (len(chunk) * world_size / whole)).backward()
+                    state.loss_sum = state.loss_sum + chunk_loss.detach() * len(chunk)
                 state.scaler.unscale_(state.optimizer)
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
@@ -136,20 +131,21 @@ def fit(
                 with clock.part("optimizer"):
                     state.scaler.step(state.optimizer)  # optimizer.step(), unless the gradients overflowed in fp16
                 state.end_step(index, time.perf_counter() - started)
-                record.heed(state.saved)  # stop, or keep a checkpoint, if that is due
+                raise_if_stopped()
+                record.save_if_due(state.state_dict)
                 progress.advance()
             running_loss = distributed.total(state.loss_sum).item() / train.size
             state.epoch_seconds = time.perf_counter() - started
 
-            # watch: clean training images and val, in eval mode
+            # evaluate: clean training images and val
             metrics: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * len(train)}
             metrics |= {"lr": state.optimizer.param_groups[0]["lr"], "loss": running_loss}
             distributed.share_buffers(model)
+            state.begin_evaluation()
             with forward_in(precision, device):
                 for name in ("train", "val"):
-                    metrics[f"{name}_acc"], metrics[f"{name}_loss"] = evaluate(
-                        state.judged(compiled), loss, watched[name]
-                    )
+                    found = evaluate(state.eval_model(compiled), loss, eval_batches[name])
+                    metrics[f"{name}_acc"], metrics[f"{name}_loss"] = found
             metrics["gap_acc"] = metrics["train_acc"] - metrics["val_acc"]
             metrics["images_per_second"] = train.size / state.epoch_seconds
             metrics["seconds"] = state.seconds + state.epoch_seconds
@@ -161,22 +157,23 @@ def fit(
             losses = [metrics[key] for key in ("loss", "train_loss", "val_loss")]
             if not all(map(math.isfinite, losses)) or not all(p.isfinite().all() for p in model.parameters()):
                 return _summary("diverged", state, train.size)
-            record.save_checkpoint(state.saved())
+            record.save_checkpoint(state.state_dict())
 
         if evaluate_test:
             with forward_in(precision, device):
-                tested = evaluate(state.judged(compiled), loss, watched["test"])
+                tested = evaluate(state.eval_model(compiled), loss, eval_batches["test"])
             state.metrics |= dict(zip(("test_acc", "test_loss"), tested, strict=True))
+        record.save_weights(state.eval_model(model).state_dict())
     return _summary("finished", state, train.size)
 
 
 @contextmanager
-def saved_if_interrupted(record: Record, state: "State") -> Iterator[None]:
+def saved_if_interrupted(record: Record, state: State) -> Iterator[None]:
     """Keep the state of a run that is asked to stop, wherever it is."""
     try:
         yield
     except Interrupted:
-        record.save_checkpoint(state.saved())
+        record.save_checkpoint(state.state_dict())
         raise
 
 
@@ -187,112 +184,12 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, flo
     correct = torch.zeros((), dtype=torch.long, device=batches.device)
     loss_sum = torch.zeros((), device=batches.device)
     for images, labels in batches:
-        stop.heed()
+        raise_if_stopped()
         if len(labels):  # a process may have no part of the last batch
             logits = model(images)
             correct += (logits.argmax(1) == labels).sum()
             loss_sum = loss_sum + loss(logits, labels) * len(labels)
     return distributed.total(correct).item() / batches.size, distributed.total(loss_sum).item() / batches.size
-
-
-class State:
-    """All that a run needs to go on bit for bit from the step that it made last.
-
-    Args:
-        model: the model.
-        optimizer: of its parameters.
-        scaler: of the loss, which does nothing unless the forward pass is in fp16.
-        generator: of order and augmentation.
-        ema_decay: of the moving average of the weights, if any.
-
-    Attributes:
-        epoch: epochs that ended.
-        index: steps of the next one that were made.
-        loss_sum: over the images of those steps.
-        seconds, epoch_seconds: time spent training in whole epochs, and in this one.
-        skipped: steps that overflowed.
-        metrics: of the epoch that ended last.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        generator: torch.Generator,
-        ema_decay: float | None,
-    ) -> None:
-        self.model, self.optimizer, self.scaler, self.generator = model, optimizer, scaler, generator
-        average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)
-        self.average = average and AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.probe = Probe(optimizer)
-        self.epoch = self.index = self.skipped = 0
-        self.seconds = self.epoch_seconds = 0.0
-        self.loss_sum = torch.zeros(())
-        self.metrics: dict[str, Any] = {}
-        self._epoch_start = generator.get_state()
-
-    def begin_epoch(self) -> None:
-        """Remember where the epoch's random numbers begin: half an epoch is made again from there."""
-        self._epoch_start = self.generator.get_state()
-
-    def end_step(self, index: int, epoch_seconds: float) -> None:
-        """Count a step, and one that overflowed, and let the average follow the weights."""
-        self.index, self.epoch_seconds = index + 1, epoch_seconds
-        scale = self.scaler.get_scale()
-        self.scaler.update()
-        self.skipped += self.scaler.get_scale() < scale
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-
-    def end_epoch(self, metrics: dict[str, Any]) -> None:
-        """Count an epoch."""
-        self.epoch, self.index, self.loss_sum, self.metrics = self.epoch + 1, 0, torch.zeros(()), metrics
-        self.seconds, self.epoch_seconds = self.seconds + self.epoch_seconds, 0.0
-
-    def judged(self, model: nn.Module) -> nn.Module:
-        """Return what is evaluated: the average, or the model (compiled or not) where there is none."""
-        return model if self.average is None else self.average.module
-
-    def saved(self) -> dict[str, Any]:
-        """Return plain values and tensors for `load`."""
-        numpy_rng: Any = np.random.get_state()  # noqa: NPY002  # what timm and torchvision may draw from
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average and self.average.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "probe": self.probe.saved(),
-            "generator": self._epoch_start if self.index else self.generator.get_state(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-            "numpy_rng": (numpy_rng[0], numpy_rng[1].tolist(), *numpy_rng[2:]),
-            "python_rng": random.getstate(),
-            "step": self.metrics.get("step", 0) + self.index,
-            **{name: getattr(self, name) for name in self.COUNTED},
-        }
-
-    COUNTED = ("epoch", "index", "loss_sum", "seconds", "epoch_seconds", "skipped", "metrics")
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to what `saved` returned; processes beyond the first draw random numbers of their own from there."""
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.probe.load(saved["probe"])
-        self.generator.set_state(saved["generator"])
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved["cuda_rng"])
-        np.random.set_state(saved["numpy_rng"])  # noqa: NPY002
-        random.setstate(saved["python_rng"])
-        if distributed.rank():
-            torch.manual_seed(distributed.rank() + torch.initial_seed() + saved["epoch"])
-        for name in self.COUNTED:
-            setattr(self, name, saved[name])
-        self.loss_sum = self.loss_sum.to(next(self.model.parameters()).device)
 
 
 def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
@@ -353,19 +250,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device = {name!r} does not work here: {str(error).splitlines()[0]}") from error
     return torch.device(name)
-
-
-def describe_device(device: torch.device) -> str:
-    """Name the hardware for the record: what it is, how many threads it may use, and by how many processes."""
-    many = f"{distributed.processes()} x " if distributed.processes() > 1 else ""
-    if device.type == "cuda":
-        return f"{many}cuda: {torch.cuda.get_device_name(device)}"
-    return f"{many}{device.type}: {_processor()}, {torch.get_num_threads()} thread(s)"
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt
 
 
-class Mirror:
+class WandbLogger:
     """A W&B run that shadows one record; after the first failure, or with mode "disabled", it does nothing.
 
     Args:
@@ -56,7 +56,7 @@ class Mirror:
         """Mirror one line of metrics.jsonl."""
         if self._run is not None:
             try:
-                self._run.log(metrics)
+                self._run.log(metrics, step=metrics["epoch"])  # a resumed run goes on where it was
             except Exception as error:
                 self._give_up(error)
 

@@ -1,0 +1,197 @@
+"""Names, types and ranges of settings, checked from signatures before anything is read; and building what they name."""
+
+import inspect
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlparse
+
+from annotated_types import Ge, Gt
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, flag_override
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = [file for file in ROOT.glob("experiments/*/*.yaml") if file.parent.name != "search"]
+SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keyword argument
+    "seed": Annotated[int, Ge(0)],
+    "outputs": str,
+    "device": str,
+    "threads": Annotated[int, Gt(0)],
+    "preset": str | None,
+    "scale": Literal["smoke", "laptop", "gpu", "paper"] | None,
+    "cost": Annotated[float, Gt(0)] | None,
+    "plan": bool,
+}
+FILLED = {  # arguments that are supplied when a block is called
+    "model": {"num_classes", "image_size"},
+    "loss": {"input", "target"},
+    "optimizer": {"params"},
+    "schedule": {"progress"},
+    "trainer": {"model", "loss", "optimizer", "schedule", "data", "record", "seed", "device"},
+    "wandb": {"folder", "config"},
+    "record": {"outputs", "config", "fingerprint", "wandb_logger", "is_main_process", "quiet"},
+}
+BLOCKS = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "record", "wandb")  # arguments of a callable
+
+# Hydra refuses a key that a yaml lacks. These blocks may hold more: what nothing takes is refused by the check below,
+# which names what is allowed, and a sweep may set what only some of its optimizers have.
+ConfigStore.instance().store(
+    "open_blocks", OmegaConf.create({key: DictConfig({}, flags={"struct": False}) for key in BLOCKS})
+)
+
+
+class SettingsError(Exception):
+    """A setting that cannot work; the message names the key, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of a command, as Hydra composed it.
+
+    Attributes:
+        settings: what `configs/train.yaml` and its choices hold, without Hydra's own part.
+        choices: group -> the choice that was made in it.
+        overrides: the words of the command line that made it.
+        folders: where choices were looked for.
+        in_sweep: whether it is one of many.
+    """
+
+    settings: DictConfig
+    choices: Mapping[str, str]
+    overrides: Sequence[str]
+    folders: Sequence[Path]
+    in_sweep: bool
+
+    @classmethod
+    def of(cls, settings: DictConfig, hydra: Any, in_sweep: bool) -> "RunConfig":
+        """Make one of a composed config and its node `hydra`."""
+        words = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # `tuned=photos-${model}` stays as typed
+        sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+        folders = [Path(urlparse(path).path) for path in sources]
+        with flag_override(settings, ["struct"], False):
+            settings.pop("hydra", None)
+        return cls(settings, dict(hydra.runtime.choices), typing.cast(list[str], words), folders, in_sweep)
+
+    def file_of(self, group: str) -> Path | None:
+        """Return the yaml of the choice made in a group, or None where an optional one does not exist."""
+        files = [folder / group / f"{self.choices[group]}.yaml" for folder in self.folders]
+        return next((file for file in files if file.exists()), None)
+
+    @property
+    def tuned(self) -> str | None:
+        """The name of the file in configs/tuned/ whose numbers are in force, if there is one."""
+        file = self.file_of("tuned")
+        return None if file is None or file.stem == "none" else file.stem
+
+
+def build(block: DictConfig) -> Any:
+    """Call a block's `_target_` with its other leaves, or bind them where it says `_partial_`."""
+    try:
+        return instantiate(block, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ or error from None  # what went wrong, without the wrapping
+
+
+def build_once(block: DictConfig) -> Any:
+    """Build what the runs of a sweep share, and nothing changes: data, and bound arguments."""
+    return _built(json.dumps(OmegaConf.to_container(block, resolve=True)))
+
+
+@lru_cache(maxsize=4)
+def _built(block: str) -> Any:
+    return build(OmegaConf.create(json.loads(block)))
+
+
+def check(run: RunConfig) -> None:
+    """Refuse, before any data is read, a setting that nothing takes, of a wrong type, or out of its range.
+
+    Raises:
+        SettingsError: naming the key, the value and what is allowed.
+    """
+    check_settings(run)
+    try_out(run.settings)
+
+
+def check_settings(run: RunConfig) -> None:
+    """Check names, types and ranges, from the signatures alone."""
+    settings = run.settings
+    for key in map(str, settings):
+        if key not in SETTINGS and key not in BLOCKS:
+            if key.startswith("experiments"):
+                kinds = groupby(sorted(PRESETS), key=lambda file: file.parent.name)
+                presets = "; ".join(f"+experiments/{kind}={', '.join(p.stem for p in files)}" for kind, files in kinds)
+                raise SettingsError(f"+{key}={settings[key]} is no preset: there are {presets}")
+            raise SettingsError(f"{key} is no setting: there are {', '.join([*SETTINGS, *BLOCKS])}; +experiments/...")
+    for key, kind in SETTINGS.items():
+        check_value(key, settings[key], kind)
+    for key in BLOCKS:
+        check_block(key, settings[key])
+    check_value("optimizer.lr", settings.optimizer.get("lr"), Annotated[float, Ge(0)])  # the schedule scales it
+    asked = [word for word in run.overrides if word.lstrip("+").startswith("tuned=") and "${" not in word]
+    if asked and run.file_of("tuned") is None:
+        folders = ", ".join(str(folder / "tuned") for folder in run.folders)
+        raise SettingsError(f"{asked[-1]}: there is no {run.choices['tuned']}.yaml in {folders}")
+
+
+def try_out(settings: DictConfig) -> None:
+    """Call what is quickly called: torch's optimizers and ours check ranges in the constructor."""
+    import torch
+
+    given = {key: value for key, value in settings.optimizer.items() if not key.startswith("_")}
+    try:
+        build(settings.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
+        build(settings.loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
+        build(settings.schedule)(0.0)
+    except (ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"{error} (optimizer: {given}, loss: {settings.loss}, schedule: {settings.schedule})"
+        ) from error
+
+
+def check_block(key: str, block: DictConfig) -> None:
+    """Check that each leaf of a block is a keyword argument of its `_target_`, of the annotated type and range."""
+    if "_target_" not in block:
+        raise SettingsError(f"{key} = {block} is not a choice: configs/{key} has {', '.join(choices_of(key))}")
+    try:
+        target = get_object(block["_target_"])
+    except Exception as error:  # an import may fail in any way
+        raise SettingsError(f"{key}._target_ = {block['_target_']} cannot be imported: {error}") from error
+    function = target.__init__ if inspect.isclass(target) else target
+    parameters = inspect.signature(target).parameters
+    settable = [name for name in parameters if name not in FILLED.get(key, ())]
+    kinds = typing.get_type_hints(function, include_extras=True)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in map(str, block):
+        if name.startswith("_"):
+            continue
+        if OmegaConf.is_missing(block, name):
+            raise SettingsError(f"{key}.{name} is missing: give it, {key}.{name}=...")
+        if name not in settable and not (open_ended and name not in parameters):
+            raise SettingsError(f"{key}.{name} = {block[name]!r} is no argument of {block['_target_']}, "
+                                f"which takes {', '.join(settable)}")  # fmt: skip
+        check_value(f"{key}.{name}", block[name], kinds.get(name, Any))
+
+
+def check_value(key: str, value: Any, kind: Any) -> None:
+    """Check a value against a type annotation, ranges included (`Annotated[int, Gt(0)]`), as strictly as JSON is."""
+    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False))
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    try:
+        adapter.validate_json(json.dumps(plain))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{place}]" for place in first["loc"] if isinstance(place, int))
+        raise SettingsError(f"{key}{where} = {value!r} is not allowed: {first['msg'].lower()}") from None
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the choices of a group of `configs/`."""
+    return sorted(file.stem for file in (ROOT / "configs" / group).glob("*.yaml"))

@@ -1,0 +1,196 @@
+"""Many runs as a Hydra sweeper: check all, skip what has ended, hand the rest to any launcher, say what is missing."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from rootfree.progress import SweepProgress
+from rootfree.run.signals import handle_signals, raise_if_stopped, stop_requested
+from rootfree.run.status import ENDED, STATUSES, failure_of, status_of
+from rootfree.settings import SETTINGS, RunConfig, SettingsError, check_settings, check_value, try_out
+from rootfree.train import prepare
+
+POLL_SECONDS = 1.0  # between two looks at runs that another process trains
+
+
+class Run(NamedTuple):
+    """A run of a sweep: the words that make it, where its record lies, what it is called, what it costs (seconds)."""
+
+    overrides: list[str]
+    folder: Path
+    title: str
+    cost: float | None
+
+    @property
+    def status(self) -> str:
+        """One of `STATUSES`."""
+        return status_of(self.folder)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.status in ENDED
+
+
+class ResumableSweeper(Sweeper):
+    """A grid of runs that any number of equal commands complete together.
+
+    Args:
+        params: the grid of a preset, key -> values; the command line replaces the values of a key.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = params or {}
+        self.config: DictConfig
+        self.hydra_context: HydraContext
+        self.launcher: Launcher
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra composed, and the launcher that was chosen."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Complete all runs of the grid.
+
+        Args:
+            arguments: the words of the command line.
+
+        Raises:
+            SettingsError: a setting of a run cannot work; nothing was trained.
+            SystemExit: 1 if runs are missing at the end.
+            Interrupted: it was asked to stop.
+        """
+        runs = self.list_runs(grid(self.params, arguments))
+        if self.config.plan:
+            print_plan(runs)
+            return
+        self.train(runs)
+        report_missing(runs)
+
+    def list_runs(self, rows: Sequence[list[str]]) -> list[Run]:
+        """Compose and check all runs, before the first is trained. What differs in the seed alone is composed once."""
+        composed: dict[tuple[str, ...], RunConfig] = {}
+        tried: set[tuple[str, ...]] = set()
+        runs = []
+        for row in rows:
+            key = tuple(word for word in row if not word.startswith("seed="))
+            if key not in composed:
+                composed[key] = self.compose(list(key))
+                check_settings(composed[key])
+            config = replace(composed[key], overrides=row)
+            if seeds := [word for word in row if word.startswith("seed=")]:
+                config.settings.seed = OverridesParser.create().parse_override(seeds[-1]).value()
+                check_value("seed", config.settings.seed, SETTINGS["seed"])
+            try:
+                _, record, _ = prepare(config)
+            except (ValueError, OSError) as error:
+                raise SettingsError(str(error)) from error
+            runs.append(Run(row, record.folder, record.title, config.settings.cost))
+            if key not in tried and not runs[-1].ended:
+                try_out(config.settings)  # what it imports takes seconds, which a sweep that has ended does without
+                tried.add(key)
+        return runs
+
+    def compose(self, overrides: list[str]) -> RunConfig:
+        """Compose the config of one run as a launcher will."""
+        settings = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        return RunConfig.of(settings, settings.hydra, in_sweep=True)
+
+    def train(self, runs: Sequence[Run]) -> None:
+        """Train the runs that have not ended, and wait for those that another process trains.
+
+        Raises:
+            Interrupted: it was asked to stop.
+        """
+        missing = [run for run in runs if not run.ended]
+        with handle_signals(pass_to_children=True), SweepProgress([(run.title, run.folder) for run in runs]):
+            while missing:
+                self._launch([run.overrides for run in missing])
+                raise_if_stopped()
+                missing = [run for run in missing if run.status == "running"]
+                while any(run.status == "running" for run in missing):
+                    time.sleep(POLL_SECONDS)
+                    raise_if_stopped()
+                missing = [run for run in missing if not run.ended]  # whoever trained them is gone
+
+    def _launch(self, overrides: list[list[str]]) -> None:
+        in_this_process = (
+            self.config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        )  # a stop comes between two runs
+        for batch in [[one] for one in overrides] if in_this_process else [overrides]:
+            if stop_requested():
+                return
+            try:
+                self.launcher.launch(batch, initial_job_idx=0)
+            except HydraException:
+                raise
+            except Exception as error:  # a launcher may give up when one of its workers is killed
+                print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def grid(params: dict[str, str], arguments: list[str]) -> list[list[str]]:
+    """List the overrides of all runs: the product of what is swept, each with all that is not.
+
+    Args:
+        params: the grid of a preset.
+        arguments: the words of the command line; a key of theirs takes the place of the preset's.
+
+    Raises:
+        SettingsError: a sweep over something that cannot be listed, such as an interval.
+    """
+    parser = OverridesParser.create()
+    given = parser.parse_overrides(arguments)
+    keys = {override.get_key_element() for override in given}
+    preset = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
+    fixed = [str(override.input_line) for override in given if not override.is_sweep_override()]
+    axes = [_values(override) for override in (*preset, *given) if override in preset or override.is_sweep_override()]
+    return [[*fixed, *row] for row in product(*axes)]
+
+
+def _values(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise SettingsError(f"{override.input_line} cannot be listed: give values, such as {key}=0.1,0.2 or range(3)")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def print_plan(runs: Sequence[Run]) -> None:
+    """Say what would run, what is done, and how long the rest takes."""
+    left = [run for run in runs if not run.ended]
+    for run in runs:
+        print(f"{'to do' if run in left else 'done '} {run.title}")
+    minutes = sum(run.cost or 0 for run in left) / 60
+    print(f"{len(runs)} runs: {len(runs) - len(left)} done, {len(left)} to do"
+          + (f", about {minutes:.0f} minutes one by one, at the size and on the hardware that the preset names"
+             if minutes else ""))  # fmt: skip
+
+
+def report_missing(runs: Sequence[Run]) -> None:
+    """Say how all runs ended; exit with 1 if some did not."""
+    statuses = [run.status for run in runs]
+    print(f"{len(runs)} runs: " + ", ".join(f"{statuses.count(s)} {s}" for s in STATUSES if s in statuses), flush=True)
+    for run, status in zip(runs, statuses, strict=True):
+        if status == "failed":
+            where = f"(traceback: {run.folder}/failure.json)"
+            print(f"{run.title} failed: {failure_of(run.folder)['message']} {where}", file=sys.stderr)
+    if not set(statuses) <= set(ENDED):
+        print("the same command runs what is missing", file=sys.stderr)
+        sys.exit(1)
