@@ -2,6 +2,7 @@
 
 import csv
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -55,9 +56,10 @@ def publish(rows: Iterable[Row], file: Path, device: str, key: Sequence[str] = (
         key: columns that tell rows of one device apart.
         hide: columns that are not printed, in one string.
     """
-    console, measured = Console(), []
+    console, measured = Console(width=None if sys.stdout.isatty() else 160), []
     for found in rows:
-        console.print(", ".join(f"{name} {_text(found[name])}" for name in (*key, "ratio")), style="dim")
+        said = (f"{name} {_text(found[name])}" for name in (*key, "value", "unit", "ratio") if name in found)
+        console.print(", ".join(said), style="dim")
         measured.append(found | {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__})
     shown = [name for name in measured[0] if name not in (*hide.split(), "device", "threads", "torch")]
     table = Table(*shown, title=f"{device}, torch {torch.__version__}")

@@ -16,14 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import theory as script
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def values(rows: list[Measured], *words: str, quantity: str = "") -> list[float]:
     """The values of the rows whose setting holds all these words."""
     found = [row.value for row in rows if all(word in row.setting for word in words) and quantity in row.quantity]
