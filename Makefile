@@ -14,7 +14,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 STAMP := .venv/.stamp
 OUTPUTS = $(patsubst outputs=%,%,$(lastword outputs=outputs $(filter outputs=%,$(ARGS))))
-LAUNCHER = $(if $(filter 1,$(JOBS)),,hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
+LAUNCHER = $(if $(filter 1,$(JOBS)),,hydra/launcher=local hydra.launcher.n_jobs=$(JOBS))
 TRAIN = $(PY) -m rootfree.train
 # each word of ARGS quoted: the shell would take the brackets of seed=range(3) for its own
 WORDS = $(foreach word,$(ARGS),'$(word)')
@@ -84,13 +84,13 @@ sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,
 	$(call RUN,-m)
 	$(REPORT)
 
-status: setup ## how the runs of a folder stand, while they are trained or after (ARGS=outputs=<folder>)
+status: setup ## show the status of runs (ARGS=outputs=<folder>)
 	$(PY) scripts/status.py $(OUTPUTS)
 
-SEARCH = $(if $(BUDGET),--budget $(BUDGET)) $(if $(HALVING),--halving) $(if $(DRYRUN),--dry-run)
-STUDY = $(if $(DATA),dataset=$(DATA)) $(if $(MODEL),model=$(MODEL))
-search: setup ## tune: make search OPT=rf_rmsprop DATA=cifar10 MODEL=resnet18 BUDGET=24 JOBS=2 ARGS="trainer.epochs=12"
-	$(PY) scripts/search.py $(OPT) --jobs $(JOBS) $(SEARCH) $(WORDS) --set $(STUDY)
+SEARCH = hydra/sweeper=halton optimizer=$(OPT) $(if $(DATA),dataset=$(DATA)) $(if $(MODEL),model=$(MODEL))
+SEARCH += $(if $(BUDGET),hydra.sweeper.budget=$(BUDGET)) $(if $(HALVING),hydra.sweeper.halving=true)
+search: setup ## tune: make search OPT=rf_rmsprop,sgd DATA=cifar10 MODEL=resnet18 BUDGET=24 JOBS=2 ARGS="trainer.epochs=12"
+	$(call RUN,-m $(SEARCH))
 
 publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
 	$(PY) scripts/collect.py $(OUTPUTS) --into results --merge
@@ -99,7 +99,7 @@ restore: setup ## rebuild run folders from results/, so that published runs are 
 	$(PY) scripts/restore.py results $(OUTPUTS)
 
 wandb-sync: setup ## upload what W&B recorded offline
-	.venv/bin/wandb sync $(OUTPUTS)/*/wandb/offline-run-*
+	.venv/bin/wandb sync --append $(OUTPUTS)/*/wandb/offline-run-*
 
 report: setup ## write results/report.*, figures and the README's results from the published tables
 	$(PY) scripts/report.py results --readme README.md

@@ -91,6 +91,15 @@ class RunConfig:
         file = self.file_of("tuned")
         return None if file is None or file.stem == "none" else file.stem
 
+    @property
+    def tuned_line(self) -> str:
+        """What tells at the start of a run which numbers are in force."""
+        if self.tuned is None:
+            return "tuned numbers: none, the plain defaults of configs/optimizer/"
+        own = [word for word in self.overrides if word.startswith("optimizer.")]
+        rest = f", but for {' '.join(own)}" if own else ""
+        return f"tuned numbers: {self.tuned}.yaml{rest} (tuned=none: plain defaults)"
+
 
 def build(block: DictConfig) -> Any:
     """Call a block's `_target_` with its other leaves, or bind them where it says `_partial_`."""

@@ -140,6 +140,9 @@ class ResumableSweeper(Sweeper):
                 self.launcher.launch(batch, initial_job_idx=0)
             except HydraException:
                 raise
+            except KeyboardInterrupt:  # a worker's, which Ctrl-C reached before its run began
+                raise_if_stopped()
+                raise
             except Exception as error:  # a launcher may give up when one of its workers is killed
                 print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
 

@@ -18,7 +18,7 @@ from rootfree import help
 from rootfree.run import signals
 from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check
 
-# torch takes seconds to import: that happens where a run begins, so that --help and Hydra's look for sweepers do without
+# torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def job(settings: DictConfig) -> None:
     check(config)
     if settings.plan:
         _, record, _ = prepare(config)
-        print(f"{record.title}: {record.reason_to_skip() or 'to do'}")
+        print(f"{record.reason_to_skip() or 'to do'}: {record.title}")
     else:
         run(config)
 
@@ -60,7 +60,7 @@ def _attempt(config: RunConfig) -> None:
         return
     try:
         run(config)
-    except signals.Interrupted:
+    except (signals.Interrupted, KeyboardInterrupt):  # the latter before the run began, or at a second Ctrl-C
         signals.return_to_submitit()  # its record knows; on Slurm the job queues again
     except (Exception, SystemExit) as error:  # the sweep says which runs failed, and why
         print(f"error: {' '.join(config.overrides)}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -83,20 +83,21 @@ def run(config: RunConfig) -> None:
     try:
         device = pick_device(settings.device)
         data, record, new_model = prepare(config)
-        if reason := distributed.agree(record.reason_to_skip()):
-            _say(f"{record.title}: {reason}")
-            return
-        torch.set_num_threads(settings.threads)
-        model = new_model().to(device, memory_format=torch.channels_last)
-        if not distributed.agree(record.open()):
-            _say(f"{record.title}: already running elsewhere")
-            return
+        reason = distributed.agree(record.reason_to_skip())
+        if reason is None:
+            torch.set_num_threads(settings.threads)
+            model = new_model().to(device, memory_format=torch.channels_last)
+            reason = None if distributed.agree(record.open()) else "already running elsewhere"
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
+    if reason is not None:
+        if record.is_main_process:
+            print(f"{record.title}: {reason}", flush=True)
+        return
     with signals.handle_signals():  # to the very end: a stop must not keep the record from telling how the run ended
         try:
             if not record.quiet:
-                _say(_tuned_line(config))
+                print(config.tuned_line, flush=True)
             torch.manual_seed(settings.seed + distributed.rank())
             summary = build(settings.trainer)(
                 model=model,
@@ -166,23 +167,6 @@ def _plain(config: RunConfig, dataset_name: str) -> dict[str, Any]:
         "names": {"dataset": dataset_name, **names, "arm": arm, "tuned": config.tuned},
         "command": shlex.join(["python", "-m", "rootfree.train", *kept]),
     }
-
-
-def _tuned_line(config: RunConfig) -> str:
-    """Say which tuned numbers are in force."""
-    own = [word for word in config.overrides if word.startswith("optimizer.")]
-    if config.tuned is None:
-        return "tuned numbers: none, the plain defaults of configs/optimizer/"
-    rest = f", but for {' '.join(own)}" if own else ""
-    return f"tuned numbers: {config.tuned}.yaml{rest} (tuned=none: plain defaults)"
-
-
-def _say(line: str) -> None:
-    """Print a line; of several processes that train one run, the main one does."""
-    from rootfree import distributed
-
-    if distributed.rank() == 0:
-        print(line, flush=True)
 
 
 def _message(error: Exception) -> str:

@@ -9,7 +9,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from rootfree.folder import ENDED, STATUSES, failure_of, read, status_of
+from rootfree.run.files import read_json
+from rootfree.run.status import ENDED, STATUSES, failure_of, status_of
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     failures = []
     for folder in folders:
         status = status_of(folder)
-        run = (read(folder / "summary.json") if status in ENDED else None) or named(folder)
+        run = (read_json(folder / "summary.json") if status in ENDED else None) or named(folder)
         key = (run["preset"] or "-", run["scale"] or "-", run["model"], run["arm"])
         if options.preset in (None, key[0]):
             counts.setdefault(key, Counter())[status] += 1

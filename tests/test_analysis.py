@@ -19,7 +19,7 @@ from rootfree.analysis.report import compare, report
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.style import COLORS, looks
 from rootfree.analysis.tables import read, studies
-from rootfree.folder import headline, status_of
+from rootfree.run.status import headline, status_of
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "experiments" / "claims.yaml"

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from rootfree import train
+from rootfree import settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*freezes a second moment")  # as released: that is an arm's point
 ROOT = Path(__file__).parents[1]
@@ -28,15 +28,21 @@ def composed(*overrides: str, hydra: bool = False) -> DictConfig:
         return compose("train", list(overrides), return_hydra_config=hydra)
 
 
+def as_run(*overrides: str) -> settings.RunConfig:
+    config = composed(*overrides, hydra=True)
+    return settings.RunConfig.of(config, config.hydra, in_sweep=False)
+
+
 def checked(*overrides: str) -> DictConfig:
     """Check a composed config, call its schedule, and build its model, each distinct one once, without memory."""
-    config = composed(*overrides)
-    train.check(config)
-    assert all(0 <= train.build(config.schedule)(progress) <= 1 for progress in (0.0, 0.5, 1.0))
+    run = as_run(*overrides)
+    settings.check(run)
+    config = run.settings
+    assert all(0 <= settings.build(config.schedule)(progress) <= 1 for progress in (0.0, 0.5, 1.0))
     size = {"tiny_imagenet": 64}.get(config.dataset._target_.split(".")[-1], config.dataset.get("image_size", 32))
     if (model := f"{config.model} at {size}") not in BUILT:
         with torch.device("meta"):
-            train.build(config.model)(num_classes=10, image_size=size)
+            settings.build(config.model)(num_classes=10, image_size=size)
         BUILT.add(model)
     return config
 
@@ -94,8 +100,8 @@ def test_the_placebo_has_the_settings_of_sgd(file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("+optimizer.foo=1", "optimizer.foo = 1 is no argument of torch.optim"),
-        ("+trainer.seed=3", "trainer.seed = 3 is no argument of rootfree.trainer.fit"),
+        ("optimizer.foo=1", "optimizer.foo = 1 is no argument of torch.optim"),
+        ("trainer.seed=3", "trainer.seed = 3 is no argument of rootfree.trainer.fit"),
         ("+sede=1", "sede is no setting"),
         ("+experiments/nope=laptop", r"is no preset: .*\+experiments/cnn=gpu, laptop, "),
         ("optimizer.lr=-0.1", "optimizer.lr = -0.1 is not allowed"),
@@ -110,6 +116,7 @@ def test_the_placebo_has_the_settings_of_sgd(file: Path) -> None:
         ("wandb.mode=maybe", "wandb.mode = 'maybe' is not allowed: input should be 'offline', 'online' or 'disabled'"),
         ("seed=-1", "seed = -1 is not allowed"),
         ("scale=huge", "scale = 'huge' is not allowed"),
+        ("tuned=nonsense", "tuned=nonsense: there is no nonsense.yaml in "),
     ],
 )
 def test_a_wrong_setting_names_key_value_and_what_is_allowed(override: str, words: str) -> None:

@@ -21,11 +21,12 @@ from test_distributed import Double
 from test_trainer import ROOT, Entry, lines, untimed, wait_for
 from torch import Tensor, nn
 
-from rootfree import stop
-from rootfree.claim import Claim, holder_of
-from rootfree.folder import status_of
-from rootfree.mirror import Mirror
-from rootfree.record import Record, code
+from rootfree.run import signals
+from rootfree.run.lock import RunLock, holder_of
+from rootfree.run.provenance import code
+from rootfree.run.record import Record
+from rootfree.run.status import status_of
+from rootfree.run.wandb_logger import WandbLogger
 from rootfree.trainer import evaluate
 
 DOUBLE = ["model._target_=test_distributed.Double", "~model.stem_stride", "optimizer.lr=0.01"]
@@ -34,7 +35,7 @@ DOUBLE = ["model._target_=test_distributed.Double", "~model.stem_stride", "optim
 @pytest.fixture(autouse=True)
 def nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was asked to stop stays so; the tests share one."""
-    monkeypatch.setattr(stop, "_asked", None)
+    monkeypatch.setattr(signals, "_requested", None)
 
 
 def command(photos: Path, outputs: Path, *words: str) -> list[str]:
@@ -84,7 +85,7 @@ def test_killed_at_a_random_step_another_process_ends_it_bit_for_bit(
         wait_for(lambda: (the_folder(outputs) / "metrics.jsonl").read_text().count("\n") >= 2)
         os.kill(run.pid, signal.SIGSTOP)  # a process that sleeps still lives
         entry(*LONG)  # two processes, one run: the other has it
-        assert "another process is at it" in capsys.readouterr().out
+        assert "already running elsewhere" in capsys.readouterr().out
         assert status_of(the_folder(outputs)) == "running"
         os.kill(run.pid, signal.SIGCONT)
         time.sleep(random.random() / 10)
@@ -107,7 +108,7 @@ def test_asked_to_stop_it_is_saved_and_goes_on(
     with start(photos, outputs, *LONG) as run:
         wait_for(lambda: (the_folder(outputs) / "metrics.jsonl").read_text().count("\n") >= 2)
         run.send_signal(number)
-        assert run.wait(30) == stop.REQUEUE
+        assert run.wait(30) == signals.REQUEUE
     folder = the_folder(outputs)
     assert status_of(folder) == "interrupted"
     assert number.name in json.loads((folder / "failure.json").read_text())["message"]
@@ -129,8 +130,8 @@ def test_asked_to_stop_in_an_evaluation(
 
     monkeypatch.setattr("rootfree.trainer.evaluate", asked)
     for _ in range(2):
-        assert ends(entry, *LONG) == stop.REQUEUE
-        monkeypatch.setattr(stop, "_asked", None)
+        assert ends(entry, *LONG) == signals.REQUEUE
+        monkeypatch.setattr(signals, "_requested", None)
     assert len(calls) == 6
     entry(*LONG)
     assert as_undisturbed(the_folder(tmp_path / "outputs"), undisturbed)
@@ -152,7 +153,7 @@ def test_a_second_ctrl_c_stops_at_once_without_damage(
 
     monkeypatch.setattr(Record, "save_checkpoint", impatient)
     assert ends(entry, *LONG) == 130
-    monkeypatch.setattr(stop, "_asked", None)
+    monkeypatch.setattr(signals, "_requested", None)
     entry(*LONG)
     assert as_undisturbed(the_folder(tmp_path / "outputs"), undisturbed)
 
@@ -177,7 +178,7 @@ train.main()
     done = subprocess.run([line[0], "-c", code, *line[3:]], cwd=ROOT, capture_output=True)
     assert done.returncode == -signal.SIGKILL
     folder = the_folder(tmp_path / "outputs")
-    assert (folder / "checkpoint.part").exists()
+    assert list(folder.glob(".checkpoint.pt.*.part"))
     entry(*LONG)
     assert as_undisturbed(folder, undisturbed)
 
@@ -309,7 +310,7 @@ def test_a_signal_does_not_keep_a_failed_run_from_telling_why(
         signal.raise_signal(signal.SIGTERM)
         return code()
 
-    monkeypatch.setattr("rootfree.record.code", code_slowly)
+    monkeypatch.setattr("rootfree.run.record.code", code_slowly)
     monkeypatch.setattr(Record, "save_checkpoint", lambda self, state: None)  # which asks for the code, too
     before = signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("the signal ended the process"))
     try:
@@ -360,13 +361,13 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(photos: Path, tmp_pa
 
 @pytest.fixture
 def guard(tmp_path: Path) -> Path:
-    return tmp_path / "claims.lock"
+    return tmp_path / "locks.lock"
 
 
-def test_a_claim_has_one_holder(tmp_path: Path, guard: Path) -> None:
-    claims = [Claim(tmp_path / "lock", guard, timeout=60) for _ in range(8)]
+def test_a_lock_has_one_holder(tmp_path: Path, guard: Path) -> None:
+    locks = [RunLock(tmp_path / "lock", guard, timeout=60) for _ in range(8)]
     won: list[bool] = []
-    threads = [threading.Thread(target=lambda claim=claim: won.append(claim.take())) for claim in claims]
+    threads = [threading.Thread(target=lambda lock=lock: won.append(lock.acquire())) for lock in locks]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -386,44 +387,42 @@ def change(file: Path, age: float, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("age", "values", "taken"),
     [
-        (0, {"host": "elsewhere"}, False),  # alive there, for all we know
-        (100, {"host": "elsewhere"}, True),  # silent for longer than the timeout
-        (-3600, {"host": "elsewhere"}, False),  # a clock was set back
+        (0, {"machine": "elsewhere"}, False),  # alive there, for all we know
+        (100, {"machine": "elsewhere"}, True),  # silent for longer than the timeout
+        (-3600, {"machine": "elsewhere"}, False),  # a clock was set back
         (0, {"pid": 2**22 + 1}, True),  # gone
         (0, {"process_started": 1}, True),  # another process has its number
     ],
 )
-def test_a_stale_claim_is_taken_over_and_a_live_one_is_not(
+def test_a_stale_lock_is_taken_over_and_a_live_one_is_not(
     tmp_path: Path, guard: Path, age: float, values: dict[str, Any], taken: bool
 ) -> None:
-    first, second = (Claim(tmp_path / "lock", guard, timeout=60) for _ in range(2))
-    assert first.take()
+    first, second = (RunLock(tmp_path / "lock", guard, timeout=60) for _ in range(2))
+    assert first.acquire()
     change(tmp_path / "lock", age, **values)
-    assert second.take() == taken
+    assert second.acquire() == taken
     first.release()
-    assert (tmp_path / "lock").exists() == taken  # a claim that was lost is not the first one's to give up
+    assert (tmp_path / "lock").exists() == taken  # a lock that was lost is not the first one's to give up
 
 
 def test_a_holder_gives_signs_of_life_and_notices_that_it_lost_its_run(tmp_path: Path, guard: Path) -> None:
-    claim = Claim(tmp_path / "lock", guard, timeout=0.3)
-    assert claim.take()
+    lock = RunLock(tmp_path / "lock", guard, timeout=0.3)
+    assert lock.acquire()
     time.sleep(0.6)
-    assert not Claim(tmp_path / "lock", guard, timeout=0.3).take()
+    assert not RunLock(tmp_path / "lock", guard, timeout=0.3).acquire()
     change(tmp_path / "lock", 0, token="another's")
-    time.sleep(0.2)
-    assert claim.lost
+    assert not lock.is_ours()
 
 
 def test_who_lost_a_run_writes_nothing_more(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Claim, "lost", property(lambda self: (tmp_path / "outputs" / "lost").exists()))
     real = Record.log
 
     def lose(self: Record, metrics: dict[str, Any]) -> None:
         real(self, metrics)
-        (tmp_path / "outputs" / "lost").touch()
+        change(self.folder / "lock", 0, token="another's")
 
     monkeypatch.setattr(Record, "log", lose)
-    assert ends(entry) == stop.REQUEUE
+    assert ends(entry) == signals.REQUEUE
     folder = the_folder(tmp_path / "outputs")
     assert len(lines(folder / "metrics.jsonl")) == 1
     assert not (folder / "failure.json").exists()
@@ -441,9 +440,9 @@ def test_a_wandb_that_hangs_at_the_end_is_left_behind(tmp_path: Path, monkeypatc
     import wandb
 
     monkeypatch.setattr(wandb, "init", hanging)
-    mirror = Mirror(tmp_path, {"run_id": "a", "preset": None}, mode="offline", project="x", timeout=0.2)
+    logger = WandbLogger(tmp_path, {"run_id": "a", "preset": None}, mode="offline", project="x", timeout=0.2)
     with pytest.warns(UserWarning, match="no answer in 0.2 s"):
-        mirror.close()
+        logger.close()
 
 
 def mirrored(file: Path) -> Iterator[bytes]:

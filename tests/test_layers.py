@@ -8,35 +8,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = {  # what each part may import of this package; a part not named here may import itself alone
-    "rootfree.train": {
-        "rootfree.distributed",
-        "rootfree.folder",
-        "rootfree.progress",
-        "rootfree.record",
-        "rootfree.stop",
-        "rootfree.trainer",
-    },
-    "rootfree.trainer": {
-        "rootfree.clock",
-        "rootfree.data",
-        "rootfree.diagnostics",
-        "rootfree.distributed",
-        "rootfree.precision",
-        "rootfree.progress",
-        "rootfree.record",
-        "rootfree.stop",
-    },
-    "rootfree.workers": {"rootfree.stop", "rootfree.train"},
-    "rootfree.progress": {"rootfree.folder"},
-    "rootfree.theory": {"rootfree.optim"},
-    "rootfree.folder": {"rootfree.claim"},
-    "rootfree.record": {"rootfree.claim", "rootfree.folder", "rootfree.mirror", "rootfree.stop"},
+PARTS = {  # what each part may import of this package, beside itself; a part not named here imports no other
+    "analysis": {"run"},
+    "checkpoint": {"diagnostics", "distributed"},
+    "data": {"run"},
+    "help": {"settings"},
+    "progress": {"run"},
+    "run": {"distributed"},
+    "search": {"run", "search_table", "settings", "sweep"},
+    "search_table": {"analysis", "run", "settings"},
+    "sweep": {"progress", "run", "settings", "train"},
+    "theory": {"optim"},
+    "train": {"distributed", "help", "run", "settings", "trainer"},
+    "trainer": {"checkpoint", "clock", "data", "distributed", "precision", "progress", "run"},
 }
+WITH_HYDRA = {"help", "search", "settings", "sweep", "train"}
 
 
 def part_of(module: str) -> str:
-    return ".".join(module.split(".")[:2])
+    return module.split(".")[1] if "." in module else ""
 
 
 def imports(file: Path) -> set[str]:
@@ -46,21 +36,32 @@ def imports(file: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative imports hide the layer"
-            found.add(node.module or "")
+            found |= {f"rootfree.{alias.name}" for alias in node.names} if node.module == "rootfree" else {node.module}
     return found
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("rootfree/**/*.py")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_point_one_way(file: Path) -> None:
-    module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    own, found = part_of(module), imports(file)
-    inside = {part_of(name) for name in found if name.startswith("rootfree.")}
-    assert inside <= PARTS.get(own, set()) | {own}
-    assert (module == "rootfree.train") == any(name.split(".")[0] == "hydra" for name in found)
-    if own == "rootfree.optim":
+    own, found = part_of(".".join(file.relative_to(ROOT).with_suffix("").parts)), imports(file)
+    inside = {part_of(name) for name in found if name.split(".")[0] == "rootfree"}
+    assert inside <= PARTS.get(own, set()) | {own, ""}
+    assert own in WITH_HYDRA or not any(name.split(".")[0] == "hydra" for name in found)
+    assert not any("._" in name for name in found), "nothing private of others"
+    if own == "optim":
         assert {name.split(".")[0] for name in found} <= {"torch", "rootfree", *sys.stdlib_module_names}
-    if own == "rootfree.analysis":
+    if own == "analysis":
         assert "torch" not in {name.split(".")[0] for name in found}
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("scripts/*.py")), ids=lambda f: f.name)
+def test_scripts_do_not_import_each_other(file: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(file)} & {other.stem for other in ROOT.glob("scripts/*.py")}
+
+
+@pytest.mark.parametrize("module", ["rootfree.run.status", "rootfree.help", "hydra_plugins.rootfree"])
+def test_what_must_be_quick_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; assert not {{'torch', 'pandas'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("script", ["collect", "report", "restore", "status"])

@@ -1,7 +1,6 @@
 """The search: what is drawn, who wins, and one real search with draws that fail, kill their process, and are shared."""
 
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -10,12 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,61 +20,59 @@ import pandas as pd
 import pytest
 from conftest import tiny
 from omegaconf import OmegaConf
+from test_configs import as_run
 
 from rootfree.analysis.searches import Search, behind, best_of, read_search, read_searches, search_name
-from rootfree.stop import REQUEUE
-from rootfree.workers import Reply
+from rootfree.run.signals import Interrupted
+from rootfree.search import HaltonSweeper
+from rootfree.search_table import Range, at_edge, draw, read_space, rungs, shares
+from rootfree.settings import RunConfig, SettingsError
+from rootfree.sweep import Run
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "search.py"
-spec = importlib.util.spec_from_file_location("search", SCRIPT)
-assert spec
-assert spec.loader
-search = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(search)
-
 SPACES = sorted((ROOT / "experiments" / "search").glob("*.yaml"))
-LR = {"optimizer.lr": {"low": 0.01, "high": 1.0}}
+LR = {"optimizer.lr": Range(low=0.01, high=1.0)}
 
 
 @pytest.mark.parametrize("file", SPACES, ids=lambda f: f.stem)
 def test_draws_of_every_space(file: Path) -> None:
-    space = search.read_space(file)
-    table = search.draw(space, 64, seed=3)
-    pd.testing.assert_frame_equal(table.head(24), search.draw(space, 24, seed=3))  # equal budgets are prefixes
-    assert not table.equals(search.draw(space, 64, seed=4))
+    space = read_space(file)
+    rows = draw(space, 64, seed=3)
+    assert rows[:24] == draw(space, 24, seed=3)  # equal budgets are prefixes
+    assert rows != draw(space, 64, seed=4)
+    table = pd.DataFrame(rows)
     assert not table.duplicated().any()
-    for _, row in table.iterrows():
-        shares = search.places(space, row.to_dict())
-        assert all(-0.03 <= share <= 1.03 for share in shares.values()), shares  # numbers are rounded
+    for row in rows:
+        found = shares(space, row)
+        assert all(-0.03 <= share <= 1.03 for share in found.values()), found  # numbers are rounded
     for key, entry in space.items():
-        drawn = 1 - table[key] if entry.get("one_minus") else table[key]
-        drawn = drawn * table[entry["times"]] if "times" in entry else drawn
-        middle = np.log(drawn / entry["low"]) / np.log(entry["high"] / entry["low"])
+        drawn = 1 - table[key] if entry.one_minus else table[key]
+        drawn = drawn * table[entry.times] if entry.times else drawn
+        middle = np.log(drawn / entry.low) / np.log(entry.high / entry.low)
         counts, _ = np.histogram(middle.clip(0, 1), bins=8, range=(0, 1))
         assert counts.min() >= 4, "evenly spread over the logarithm"
 
 
 def test_one_minus_and_times_by_hand() -> None:
-    space = {**LR, "optimizer.beta2": {"low": 1e-4, "high": 1e-2, "one_minus": True}}
-    space["optimizer.weight_decay"] = {"low": 1e-6, "high": 1e-4, "times": "optimizer.lr"}
+    space = {**LR, "optimizer.beta2": Range(low=1e-4, high=1e-2, one_minus=True)}
+    space["optimizer.weight_decay"] = Range(low=1e-6, high=1e-4, times="optimizer.lr")
     best = {"optimizer.lr": 0.1, "optimizer.beta2": 0.999, "optimizer.weight_decay": 1e-4}
-    assert list(search.places(space, best).values()) == pytest.approx([0.5, 0.5, 0.5])
+    assert list(shares(space, best).values()) == pytest.approx([0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(
     ("lr", "flagged"), [(0.0105, True), (0.013, False), (0.1, False), (0.78, False), (0.81, True), (1.0, True)]
 )
 def test_a_winner_at_the_edge_is_flagged(lr: float, flagged: bool) -> None:
-    assert search.at_edge(search.places(LR, {"optimizer.lr": lr})) == (["optimizer.lr"] if flagged else [])
+    assert at_edge(shares(LR, {"optimizer.lr": lr})) == (["optimizer.lr"] if flagged else [])
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"low": 1.0, "high": 0.1}, "0 < low < high"),
-        ({"low": 0.0, "high": 0.1}, "0 < low < high"),
-        ({"low": 0.1, "hihg": 1.0}, "0 < low < high"),
+        ({"low": 1.0, "high": 0.1}, "must have low < high, not 1 and 0.1"),
+        ({"low": 0.0, "high": 0.1}, "damping.low = 0.0 is not allowed: input should be greater than 0"),
+        ({"low": 0.1, "high": 1.0, "hihg": 1.0}, "damping.hihg = 1.0 is not allowed: extra inputs"),
         ({"low": 0.1, "high": 1.0, "times": "optimizer.lr"}, "must stand above it"),
     ],
 )
@@ -85,7 +80,7 @@ def test_a_wrong_space_is_named(tmp_path: Path, entry: dict[str, Any], message: 
     file = tmp_path / "x.yaml"
     OmegaConf.save(OmegaConf.create({"damping": entry}), file)  # a key without a dot is its own parent
     with pytest.raises(ValueError, match=message) as caught:
-        search.read_space(file)
+        read_space(file)
     assert "damping" in str(caught.value)
     assert str(file) in str(caught.value)
 
@@ -100,8 +95,8 @@ def test_a_wrong_space_is_named(tmp_path: Path, entry: dict[str, Any], message: 
     ],
 )
 def test_halving_trains_few_for_long(budget: int, epochs: int, expected: list[tuple[int, int]]) -> None:
-    assert search.rungs(budget, epochs, halving=True) == expected
-    assert search.rungs(budget, epochs, halving=False) == [(budget, epochs)]
+    assert rungs(budget, epochs, halving=True) == expected
+    assert rungs(budget, epochs, halving=False) == [(budget, epochs)]
 
 
 def test_best_of_k_is_the_mean_over_all_choices() -> None:
@@ -178,43 +173,42 @@ def test_names_are_files() -> None:
     assert search_name("cifar100", "resnet50", "sgd", "rescaled_mse") == "cifar100-resnet50-sgd-rescaled_mse"
 
 
-class Fake:
-    """Workers that train in no time: `score` maps a run's settings to its accuracy, None diverges, an error fails."""
+class Fake(HaltonSweeper):
+    """A search without training: `score` maps settings to an accuracy; None diverges, an error fails."""
 
-    def __init__(self, outputs: Path, score: Callable[[dict[str, str]], float | None]) -> None:
-        self.outputs, self.score, self.trained = outputs, score, 0
-        self.stopping = threading.Event()
+    def __init__(self, folder: Path, score: Callable[[dict[str, str]], float | None], **settings: Any) -> None:
+        super().__init__(**{"budget": 16, "halving": False, "seed": 0, "replace": False, **settings})
+        self.folder, self.score, self.trained = folder, score, 0
+        self.config = as_run("record.max_attempts=2").settings
 
-    def submit(self, task: Callable[[Any], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(task(SimpleNamespace(ask=self.reply)))
-        return future
+    def compose(self, overrides: list[str]) -> RunConfig:
+        run = as_run(*overrides)
+        return replace(run, folders=[self.folder, *run.folders])
 
-    def ask(self, words: list[str]) -> Future[Any]:
-        return self.submit(lambda worker: worker.ask(words))
+    def list_runs(self, rows: Sequence[list[str]]) -> list[Run]:
+        ids = [hashlib.sha256(json.dumps(sorted(row)).encode()).hexdigest()[:12] for row in rows]
+        return [Run(row, self.folder / "out" / name, name, None) for row, name in zip(rows, ids, strict=True)]
 
-    def reply(self, words: list[str]) -> Reply:
-        settings = dict(word.split("=", 1) for word in words)
-        planned = settings.pop("plan", None)
-        run_id = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        if planned:
-            return Reply(0, f"to do {run_id} resnet8 sgd\n1 runs: 0 done, 1 to do")
-        folder = self.outputs / run_id
-        folder.mkdir(parents=True, exist_ok=True)
+    def train(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            if not run.ended:
+                run.folder.mkdir(parents=True, exist_ok=True)
+                self.train_one(run.folder, dict(word.split("=", 1) for word in run.overrides))
+
+    def train_one(self, folder: Path, settings: dict[str, str]) -> None:
         failed = folder / "failure.json"
-        if failed.exists() and json.loads(failed.read_text())["attempts"] == 2:
-            return Reply(0, f"{run_id}: failed 2 times (doomed)")
+        attempts = json.loads(failed.read_text())["attempts"] if failed.exists() else 0
+        if attempts == 2:
+            return
         try:
             accuracy = self.score(settings)
         except RuntimeError as error:
-            attempts = 2 if failed.exists() else 1
-            failed.write_text(json.dumps({"status": "failed", "message": str(error), "attempts": attempts}))
-            return Reply(1, f"Traceback ...\nRuntimeError: {error}")
+            failed.write_text(json.dumps({"status": "failed", "message": str(error), "attempts": attempts + 1}))
+            return
         self.trained += 1
         status = "finished" if accuracy is not None else "diverged"
         summary = {"status": status, "val_acc": accuracy, "finished_at": "2026-01-02T00:00:00+00:00"}
         (folder / "summary.json").write_text(json.dumps(summary))
-        return Reply(0, "")
 
 
 def near(best: float) -> Callable[[dict[str, str]], float | None]:
@@ -227,57 +221,55 @@ def near(best: float) -> Callable[[dict[str, str]], float | None]:
     return score
 
 
-def searched(folder: Path, budget: int, score: Any, halving: bool = False, *words: str) -> tuple[Any, Search, Fake]:
-    """A whole search with fake runs, concluded."""
-    workers = Fake(folder / "out", score)
-    settings = ["trainer.epochs=8", f"outputs={folder / 'out'}", *words]
-    study = search.Study("sgd", settings, 0, workers)
-    made = search.Table(study, folder / "tables", budget, halving, workers)
-    done = search.search(made, search.View(made))
-    search.conclude(made, done, folder / "tuned", replace=False)
-    return made, done, workers
+def searched(folder: Path, budget: int, score: Any, halving: bool = False, *words: str) -> tuple[Path, Search, Fake]:
+    """A whole search with fake runs: its table's file, its content, and the sweeper."""
+    sweeper, before = Fake(folder, score, budget=budget, halving=halving), set(folder.glob("search/*.csv"))
+    sweeper.sweep(["optimizer=sgd", "trainer.epochs=8", f"outputs={folder / 'out'}", *words])
+    after = set(folder.glob("search/*.csv"))
+    (file,) = after - before or after
+    return file, read_search(file), sweeper
 
 
 def test_every_draw_has_the_same_rule_and_only_what_is_missing_is_trained(tmp_path: Path) -> None:
-    made, done, workers = searched(tmp_path, 8, near(0.1))
-    assert workers.trained == len(done.runs) == made.size == 8 + 9
+    file, done, sweeper = searched(tmp_path, 8, near(0.1))
+    assert sweeper.trained == len(done.runs) == 8 + 9
     assert set(done.draws["status"]) == {"finished", "diverged"}
-    text = made.file.read_text()
-    tuned = (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
+    text, winner = file.read_text(), tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml"
+    tuned = winner.read_text()
     assert re.search(r"best of 8 draws \(seed 0, \d diverged\), 17 runs of 136 epochs together, 2026-01-02", tuned)
 
     shutil.rmtree(tmp_path / "out")  # the table remembers
-    _, same, workers = searched(tmp_path, 8, near(0.1))
-    assert workers.trained == 0
-    assert made.file.read_text() == text
-    assert (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text() == tuned
+    _, same, sweeper = searched(tmp_path, 8, near(0.1))
+    assert sweeper.trained == 0
+    assert (file.read_text(), winner.read_text()) == (text, tuned)
     pd.testing.assert_frame_equal(same.runs, done.runs)
 
-    larger, more, workers = searched(tmp_path, 12, near(0.1))
-    assert larger.file == made.file, "a larger budget goes on in the same table"
+    larger, more, sweeper = searched(tmp_path, 12, near(0.1))
+    assert larger == file, "a larger budget goes on in the same table"
     again = len(set(more.finalists["draw"]) - set(done.finalists["draw"]))
-    assert workers.trained == 4 + 3 * again
-    with pytest.raises(search.SearchError, match="has 12 draws already"):
+    assert sweeper.trained == 4 + 3 * again
+    with pytest.raises(SettingsError, match=r"has 12 draws: ask for hydra\.sweeper\.budget=12 or more"):
         searched(tmp_path, 8, near(0.1))
 
-    lines = made.file.read_text().splitlines(keepends=True)
-    made.file.write_text("".join(lines[:3]))
-    larger.write()
-    assert made.file.read_text() == "".join(lines)
-    made.write()  # a command with a smaller budget that began before
-    assert sorted(made.file.read_text().splitlines(keepends=True)) == sorted(lines)
+    other, _, _ = searched(tmp_path, 8, near(0.1), False, "trainer.clean_size=100")
+    assert other != file, "other settings have a table of their own"
+    assert "best of 12 draws" in winner.read_text(), "numbers of another table are not replaced"
 
-    other, _, workers = searched(tmp_path, 8, near(0.1), False, "trainer.clean_size=100")
-    assert other.file != made.file, "other settings have a table of their own"
-    assert "best of 12 draws" in (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
+
+def test_a_grid_of_optimizers_has_a_search_for_each(tmp_path: Path) -> None:
+    sweeper = Fake(tmp_path, near(0.1), budget=2)
+    sweeper.sweep(["optimizer=sgd,rf_rmsprop", "trainer.epochs=8", f"outputs={tmp_path / 'out'}"])
+    names = [file.stem for file in sorted((tmp_path / "tuned").iterdir())]
+    assert names == ["cluttered_digits-resnet8-rf_rmsprop", "cluttered_digits-resnet8-sgd"]
+    assert sweeper.trained == 2 * (2 + 6)
 
 
 def test_halving_spends_less_on_the_worse(tmp_path: Path) -> None:
-    made, done, workers = searched(tmp_path, 16, near(0.1), True)
-    assert "-halving-" in made.file.name
+    file, done, sweeper = searched(tmp_path, 16, near(0.1), True)
+    assert "-halving-" in file.name
     first = done.runs[done.runs["seed"] == 100]
     assert list(first.groupby("epochs").size().items()) == [(2, 16), (4, 8), (8, 4)]
-    assert workers.trained == 16 + 8 + 4 + 9
+    assert sweeper.trained == 16 + 8 + 4 + 9
     assert done.winner is not None
     assert abs(np.log(done.winner["optimizer.lr"] / 0.1)) == np.abs(np.log(done.draws["optimizer.lr"] / 0.1)).min()
 
@@ -290,15 +282,16 @@ def test_failed_draws_are_named_and_in_the_end_count_as_the_worst(
             raise RuntimeError("doomed")
         return near(0.1)(run)
 
-    for _ in range(2):  # as often as is allowed
-        with pytest.raises(search.Incomplete, match=r"draw 0, seed 100, run \w{12}: RuntimeError: doomed"):
-            searched(tmp_path, 4, score)
-        assert not (tmp_path / "tuned").exists()
-    _, done, _ = searched(tmp_path, 4, score)
+    with pytest.raises(SystemExit) as end:
+        searched(tmp_path, 4, score)
+    assert end.value.code == 1
+    assert re.search(r"draw 0, seed 100, run \w{12}: doomed", capsys.readouterr().err)
+    assert not (tmp_path / "tuned").exists()
+    _, done, _ = searched(tmp_path, 4, score)  # as often as is allowed
     assert done.draws["status"].iloc[0] == "failed"
     assert "draw 0 counts as the worst" in capsys.readouterr().out
     assert "1 diverged, 1 failed" in (tmp_path / "tuned" / "cluttered_digits-resnet8-sgd.yaml").read_text()
-    with pytest.raises(search.SearchError, match="no draw finished"):
+    with pytest.raises(SettingsError, match="no draw finished"):
         searched(tmp_path / "hopeless", 4, lambda run: None)
 
 
@@ -310,7 +303,7 @@ def test_the_edge_is_told_and_written_and_numbers_from_elsewhere_stay(
     file.write_text("# source: a paper\n")
     searched(tmp_path, 24, near(0.001))
     assert file.read_text() == "# source: a paper\n"
-    assert "its numbers are from elsewhere; --replace" in capsys.readouterr().out
+    assert "its numbers are from elsewhere. hydra.sweeper.replace=true" in capsys.readouterr().out
     file.unlink()
     searched(tmp_path, 24, near(0.001))
     assert "# at the edge of its range: optimizer.lr\n" in file.read_text()
@@ -322,13 +315,20 @@ def test_the_edge_is_told_and_written_and_numbers_from_elsewhere_stay(
     ("words", "table", "tuned"),
     [
         (["dataset=cifar10_jpeg"], "cifar10-jpeg", "cifar10_jpeg"),
-        (["dataset=image_folder", "dataset.root=/photos", "dataset.name=mine"], "mine", "mine"),
+        (["dataset=image_folder", "dataset.root=/photos", "dataset.name='my photos'"], "my_photos", "my_photos"),
     ],
+    ids=["a choice whose yaml names the data otherwise", "a folder whose name has a space"],
 )
-def test_tuned_numbers_follow_the_choice_of_data(tmp_path: Path, words: list[str], table: str, tuned: str) -> None:
-    made, _, _ = searched(tmp_path, 2, near(0.1), False, *words)
-    assert made.file.name.startswith(f"{table}-resnet8-sgd-"), "a table has the name that records have"
+def test_tuned_numbers_follow_the_choice_of_data_and_the_hint_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], table: str, tuned: str
+) -> None:
+    file, _, _ = searched(tmp_path, 2, near(0.1), False, *words)
+    assert file.name.startswith(f"{table}-resnet8-sgd-"), "a table has the name that records have"
     assert [file.name for file in (tmp_path / "tuned").iterdir()] == [f"{tuned}-resnet8-sgd.yaml"]
+    if hint := re.search(r"to use them: '(.+)'", capsys.readouterr().out):
+        run = as_run(*words, hint[1], f"hydra.searchpath=[file://{tmp_path}]")
+        assert run.tuned == f"{tuned}-resnet8-sgd"
+        assert run.file_of("tuned") == tmp_path / "tuned" / f"{tuned}-resnet8-sgd.yaml"
 
 
 @pytest.mark.parametrize(
@@ -337,11 +337,31 @@ def test_tuned_numbers_follow_the_choice_of_data(tmp_path: Path, words: list[str
         ("seed=3", "seed=3: a search sets seed itself"),
         ("tuned=none", "a search sets tuned itself"),
         ("optimizer.lr=0.1", "optimizer.lr is drawn"),
+        ("optimizer=if_shampoo_bf16", "no search space for if_shampoo_bf16 on resnet8"),
     ],
+    ids=["seed", "tuned", "what is drawn", "no space"],
 )
-def test_what_a_search_sets_itself_is_refused(tmp_path: Path, word: str, message: str) -> None:
-    with pytest.raises(search.SearchError, match=message):
+def test_what_a_search_cannot_do_is_refused(tmp_path: Path, word: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         searched(tmp_path, 2, near(0.1), False, word)
+
+
+def test_a_search_that_is_stopped_keeps_what_ended(tmp_path: Path) -> None:
+    """And no further draw is begun, and none counts as failed."""
+    scored: list[Any] = []
+
+    def score(run: dict[str, str]) -> float | None:
+        scored.append(run)
+        if len(scored) == 3:
+            raise Interrupted("SIGINT")
+        return near(0.1)(run)
+
+    with pytest.raises(Interrupted):
+        searched(tmp_path, 8, score)
+    (file,) = tmp_path.glob("search/*.csv")
+    assert list(read_search(file).runs["status"].notna()) == [True, True, *[False] * 6]
+    _, done, sweeper = searched(tmp_path, 8, near(0.1))
+    assert sweeper.trained == len(done.runs) - 2
 
 
 DOOMED = """
@@ -363,19 +383,20 @@ class Command:
 
     def __init__(self, photos: Path, folder: Path) -> None:
         (folder / "doomed.py").write_text(DOOMED)
+        (folder / "mine").mkdir()
         self.folder, self.photos = folder, photos
 
     def start(self, *words: str, **doom: str) -> subprocess.Popen[str]:
-        given = ["sgd", "--tables", self.folder / "tables", "--tuned", self.folder / "tuned", *words]
-        settings = [*tiny(self.photos), "trainer.epochs=1", "schedule=constant", f"outputs={self.folder / 'out put'}"]
+        own = [f"--config-dir={self.folder / 'mine'}", "-m", "hydra/sweeper=halton", "optimizer=sgd"]
+        settings = [*tiny(self.photos), "trainer.epochs=1", "schedule=constant", f"outputs='{self.folder / 'out put'}'"]
         if not any("+experiments" in word for word in words):
             settings.append("optimizer._target_=doomed.Doomed")
         return subprocess.Popen(
-            [sys.executable, SCRIPT, *map(str, given[:1]), "--set", *settings, *map(str, given[1:])],
+            [sys.executable, "-m", "rootfree.train", *own, *settings, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(self.folder), **doom},
+            env={**os.environ, "PYTHONPATH": f"{self.folder}:{ROOT}", **doom},
             start_new_session=True,
         )
 
@@ -390,29 +411,28 @@ class Command:
         return {f.parent.name: f.stat().st_mtime_ns for f in (self.folder / "out put").glob("*/summary.json")}
 
     def table(self) -> Search:
-        (file,) = (self.folder / "tables").glob("*.csv")
+        (file,) = (self.folder / "mine" / "search").glob("*.csv")
         return read_search(file)
 
 
 def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: Path) -> None:
     command = Command(photos, tmp_path)
-    space = search.read_space(ROOT / "experiments" / "search" / "sgd.yaml")
-    lrs = [str(lr) for lr in search.draw(space, 4, 0)["optimizer.lr"]]
+    lrs = [str(row["optimizer.lr"]) for row in draw(read_space(ROOT / "experiments" / "search" / "sgd.yaml"), 4, 0)]
+    budget, two = "hydra.sweeper.budget=4", ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]
 
-    # a draw that raises and one that kills its process: the others go on, and both are named
-    code, printed = command.run("--budget", "4", "--jobs", "2", RAISES=lrs[0], KILLS=lrs[1])
+    # a draw that raises and one that kills its process: the search ends, and the same command goes on
+    code, printed = command.run(budget, *two, RAISES=lrs[0], KILLS=lrs[1])
     assert code == 1, printed
     assert "draw 0, seed 100, run" in printed
-    assert "RuntimeError: doomed" in printed
-    assert "exit code -9" in printed
+    assert "the launcher failed" in printed
+    assert "the same command runs what is missing" in printed
     assert list(command.table().runs["draw"]) == [0, 1, 2, 3], "written before the first run"
-    assert list(command.table().runs["status"].notna()) == [False, False, True, True]
-    assert not (tmp_path / "tuned").exists()
+    assert not (tmp_path / "mine" / "tuned").exists()
     first = command.ended
-    assert len(first) == 2
+    assert len(first) <= 2
 
     # two commands at once share what is missing; no run is trained again
-    pair = [command.start("--budget", "4"), command.start("--budget", "4")]
+    pair = [command.start(budget), command.start(budget)]
     for process in pair:
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == 0, printed
@@ -423,10 +443,9 @@ def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: P
     assert sorted(done.runs["seed"].unique()) == [100, 101, 102, 103]
     summaries = [json.loads(f.read_text()) for f in (tmp_path / "out put").glob("*/summary.json")]
     assert all(s["test_acc"] is None and s["purpose"] == "search" for s in summaries)
-    file = tmp_path / "tuned" / "photos-resnet8-sgd.yaml"
-    text = file.read_text()
+    text = (tmp_path / "mine" / "tuned" / "photos-resnet8-sgd.yaml").read_text()
     assert done.winner is not None
-    assert OmegaConf.load(file).optimizer.lr == done.winner["optimizer.lr"]
+    assert OmegaConf.create(text).optimizer.lr == done.winner["optimizer.lr"]
     again = done.confirmations(done.winner["draw"])["val_acc"]
     assert f"val accuracy {again.mean():.4f} ± {again.std():.4f}, mean and sd of 3 seeds" in text
     assert "best of 4 draws (seed 0), 13 runs" in text
@@ -434,24 +453,23 @@ def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: P
     assert str(photos) not in text
     assert str(tmp_path) not in text
 
-    code, printed = command.run("--budget", "4")
+    code, printed = command.run(budget)
     assert code == 0, printed
     assert command.ended == second, "nothing is trained twice"
-    assert file.read_text() == text
 
 
-def test_a_wrong_setting_ends_it_in_a_line(photos: Path, tmp_path: Path) -> None:
-    code, printed = Command(photos, tmp_path).run("--set", "trainer.epoch=3")
+def test_a_wrong_setting_ends_a_search_in_a_line(photos: Path, tmp_path: Path) -> None:
+    code, printed = Command(photos, tmp_path).run("trainer.epoch=3")
     assert code == 2
     assert printed.startswith("error: trainer.epoch = 3 is no argument of")
     assert printed.count("\n") == 1
-    assert not (tmp_path / "tables").exists()
+    assert not list((tmp_path / "mine").iterdir())
 
 
-def test_a_preset_halved_and_interrupted(photos: Path, tmp_path: Path) -> None:
+def test_a_search_in_a_preset_halved_and_interrupted_by_ctrl_c(photos: Path, tmp_path: Path) -> None:
     command = Command(photos, tmp_path)
-    words = ["--budget", "2", "--halving", "--set", "+experiments/cnn=laptop", "trainer.epochs=400"]
-    process = command.start(*words)
+    sweeper = ["hydra.sweeper.budget=2", "hydra.sweeper.halving=true", "hydra/launcher=local"]
+    process = command.start(*sweeper, "+experiments/cnn=laptop", "trainer.epochs=400")
     assert process.stdout
     for line in process.stdout:
         if "draws x" in line:
@@ -470,25 +488,6 @@ def test_a_preset_halved_and_interrupted(photos: Path, tmp_path: Path) -> None:
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(process.pid), "no process is left"
-
-
-def test_a_worker_that_was_told_to_stop_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where Ctrl-C reached the workers alone: no further draw is begun, and none counts as failed."""
-    trained = []
-
-    def reply(self: Fake, words: list[str]) -> Reply:
-        if "plan=true" in words:
-            return planned(self, words)
-        trained.append(words)
-        return Reply(REQUEUE, "interrupted: the same command goes on from where it is saved")
-
-    planned = Fake.reply
-    monkeypatch.setattr(Fake, "reply", reply)
-    with pytest.raises(KeyboardInterrupt):
-        searched(tmp_path, 4, near(0.1))
-    assert trained
-    (table,) = (tmp_path / "tables").iterdir()
-    assert pd.read_csv(table)["status"].isna().all()
 
 
 def alive(group: int) -> bool:

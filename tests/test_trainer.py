@@ -19,6 +19,8 @@ from rootfree.claim import Claim
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
 from rootfree.precision import set_arithmetic
+from rootfree.run.lock import RunLock
+from rootfree.settings import RunConfig
 from rootfree.trainer import evaluate, groups_without_decay
 
 Entry = Callable[..., list[dict[str, Any]]]
@@ -116,7 +118,7 @@ def test_processes_make_another_run_only_where_they_change_the_step(
         monkeypatch.setattr("rootfree.distributed.processes", lambda: count)
         capsys.readouterr()
         entry("plan=true", *words)
-        return capsys.readouterr().out.partition("to do ")[2].split()[0]
+        return capsys.readouterr().out.partition("to do: ")[2].split()[0]
 
     plain = ["model._target_=test_distributed.Double", "~model.stem_stride"]
     assert run_id(1, *plain) == run_id(2, *plain)
@@ -212,20 +214,18 @@ def test_evaluation_leaves_batch_statistics_and_random_numbers_alone() -> None:
     assert mean_loss == pytest.approx(loss(model(images), labels).item(), rel=1e-5)  # uneven last batch
 
 
-def test_two_frames_from_the_entry_to_the_step(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_frames_from_the_command_to_the_step(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     real = torch.optim.SGD.step
 
     def spy(self: Any, *arguments: Any) -> Any:
         stack = inspect.stack()
-        seen.append(
-            [frame.function for frame in stack if "rootfree" in frame.filename and "test" not in frame.filename]
-        )
+        seen.append([frame.function for frame in stack if Path(frame.filename).is_relative_to(ROOT / "rootfree")])
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     entry("trainer.epochs=1")
-    assert seen[0][:2] == ["fit", "run"]
+    assert seen[0] == ["fit", "run", "job", "main"]
 
 
 def in_float64(of: str, num_classes: int, image_size: int, **settings: Any) -> nn.Module:
@@ -246,7 +246,7 @@ def test_refactoring_moves_no_numbers(
 ) -> None:
     """An epoch of every optimizer ends with the loss it had before, on any processor, as all is done in float64.
 
-    If this fails because results were meant to change, raise NUMERICS and write the new losses:
+    If this fails because results were meant to change, raise NUMERICS in run/identity.py and write the new losses:
     `pytest tests/test_trainer.py -n 0 -k moves_no_numbers --write-golden`. The same in a checkout of an older commit,
     with this file and conftest.py copied into it, writes the losses of that commit.
     """
@@ -288,23 +288,23 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
     folder = tmp_path / "outputs" / summary["run_id"]
     (folder / "summary.json").unlink()
     capsys.readouterr()
-    claim = Claim(folder / "lock", tmp_path / "outputs" / "claims.lock", timeout=60)
-    assert claim.take()
+    lock = RunLock(folder / "lock", tmp_path / "outputs" / "locks.lock", timeout=60)
+    assert lock.acquire()
     entry()
-    assert "another process is at it" in capsys.readouterr().out
+    assert "already running elsewhere" in capsys.readouterr().out
     assert not (folder / "summary.json").exists()
-    claim.release()
+    lock.release()
     assert len(entry()) == 1
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optimizer=lyon"], "Could not find 'optimizer/lyon' Available options in 'optimizer': adamw"),
+        (["optimizer=lyon"], "there is no optimizer 'lyon': there are adamw"),
         (["optimizer.lr=-1"], "optimizer.lr = -1 is not allowed: input should be greater than or equal to 0"),
         (["optimizer.nestrov=true"], "optimizer.nestrov = True is no argument of torch.optim.SGD, which takes"),
         (["trainer.epochs=0"], "trainer.epochs = 0 is not allowed: input should be greater than 0"),
-        (["+experiments/cnn=desktop"], "Could not find 'experiments/cnn/desktop'"),
+        (["+experiments/cnn=desktop"], "there is no experiments/cnn 'desktop': there are gpu"),
         (["dataset.root=/nowhere"], "dataset.root = /nowhere is not a folder"),
         (["dataset.batch_size=16", "outputs=/proc/none"], "/proc/none"),
         (["device=abacus"], "device = 'abacus' does not work here"),
@@ -406,10 +406,10 @@ def test_a_sweep_goes_on_past_a_run_that_fails(
 ) -> None:
     real = train.run
 
-    def run(cell: train.Cell) -> None:
-        if cell.config.seed == 1:
+    def run(config: RunConfig) -> None:
+        if config.settings.seed == 1:
             raise error
-        real(cell)
+        real(config)
 
     monkeypatch.setattr(train, "run", run)
     with pytest.raises(SystemExit) as end:

@@ -5,10 +5,8 @@ run ended.
 """
 
 import os
-import pickle
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +16,7 @@ from annotated_types import Gt
 from omegaconf import OmegaConf
 from safetensors.torch import save as to_safetensors
 
+from rootfree.run.checkpoint_file import CheckpointFile
 from rootfree.run.files import json_bytes, write_atomically
 from rootfree.run.identity import NUMERICS, first_difference, run_id_of, scientific_config, study_of
 from rootfree.run.lock import RunLock, now
@@ -71,8 +70,8 @@ class Record:
         self.title = f"{self.run_id} {config['names']['model']} {config['names']['arm']} seed {config['seed']}"
         self._make_wandb_logger = wandb_logger
         self._lock = RunLock(self.folder / "lock", outputs / "locks.lock", lock_timeout)
-        self._checkpoint: dict[str, Any] | None = None
-        self._earlier_code: list[dict[str, Any]] = []
+        self._checkpoint = CheckpointFile(self.folder, self.title)
+        self._state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
 
     def reason_to_skip(self) -> str | None:
@@ -104,10 +103,10 @@ class Record:
                 return False
         try:
             self._check_config()
-            self._checkpoint = self._read_checkpoint()
+            self._state = self._checkpoint.read()
             if self.is_main_process:
                 self._metrics = (self.folder / "metrics.jsonl").open("ab")
-                self._metrics.truncate(self._checkpoint["metrics_bytes"] if self._checkpoint else 0)
+                self._metrics.truncate(self._state["metrics_bytes"] if self._state else 0)
                 self._wandb = self._make_wandb_logger(self.folder, self.config)
         except BaseException:
             if self.is_main_process:
@@ -132,24 +131,9 @@ class Record:
         elif self.is_main_process:
             write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        file, metrics = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
-        if not file.exists():
-            return None
-        state = _load(file, f"is damaged: remove {self.folder} to start again")
-        if metrics.stat().st_size < state["metrics_bytes"]:
-            raise ValueError(f"{metrics} lost lines that its checkpoint had: remove {self.folder} to start again")
-        self._earlier_code = state["earlier_code"]
-        changed = [key for key in ("commit", "dirty", "versions") if state["code"][key] != code()[key]]
-        if changed:
-            warnings.warn(f"{self.title} goes on with another {', '.join(changed)} than it began with; its summary "
-                          "says so", stacklevel=3)  # fmt: skip
-            self._earlier_code = [*self._earlier_code, {"until_step": state["step"], **state["code"]}]
-        return state
-
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return what `save_checkpoint` kept last before the folder was opened, or None."""
-        state, self._checkpoint = self._checkpoint, None  # it is read once, and large
+        state, self._state = self._state, None  # it is read once, and large
         return state
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
@@ -159,22 +143,11 @@ class Record:
             ValueError: it could not be read back.
             Interrupted: another process took the run over.
         """
-        if not self.is_main_process:
-            return
-        self._raise_if_lost()
-        os.fsync(self._metrics.fileno())
-        self._metrics.seek(0, os.SEEK_END)
-        whole = {**state, "metrics_bytes": self._metrics.tell(), "code": code(), "earlier_code": self._earlier_code}
-        file = self.folder / "checkpoint.pt"
-        first = not file.exists()
-        write_atomically(file, lambda stream: torch.save(whole, stream))
-        if first:  # an optimizer may keep what only it can read
-            try:
-                _load(file, "cannot be read back: the state of this optimizer or model is not made of plain tensors")
-            except ValueError:
-                file.unlink()
-                raise
-        self._saved_at = time.monotonic()
+        if self.is_main_process:
+            self._raise_if_lost()
+            os.fsync(self._metrics.fileno())
+            self._checkpoint.write(state, self._metrics.seek(0, os.SEEK_END))
+            self._saved_at = time.monotonic()
 
     def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
         """Keep the state if the last checkpoint is too old."""
@@ -221,7 +194,7 @@ class Record:
             "batch_size": self.config["dataset"]["batch_size"],
             **summary,
             **code(),
-            "earlier_code": self._earlier_code,
+            "earlier_code": self._checkpoint.earlier_code,
             "device": device,
             "finished_at": now(),
             "command": self.config["command"],
@@ -267,14 +240,6 @@ def purpose(config: dict[str, Any]) -> str:
     if not config["trainer"]["evaluate_test"]:
         return "search"
     return "smoke" if config["scale"] == "smoke" else "final"
-
-
-def _load(file: Path, otherwise: str) -> dict[str, Any]:
-    """Read a checkpoint, or raise a ValueError that says what is wrong with it."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file} {otherwise} ({str(error).partition(chr(10))[0]})") from error
 
 
 def _no_memory(error: BaseException) -> bool:
