@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from rootfree import train
-from rootfree.claim import Claim
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
 from rootfree.precision import set_arithmetic
