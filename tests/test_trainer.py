@@ -9,18 +9,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from rootfree import train
+from rootfree.data.image_folder import image_folder
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
 from rootfree.precision import set_arithmetic
 from rootfree.run.lock import RunLock
 from rootfree.settings import RunConfig
-from rootfree.trainer import evaluate, groups_without_decay
+from rootfree.trainer import evaluate, fit, groups_without_decay
 
 Entry = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).parents[1]
@@ -238,33 +242,42 @@ def in_float64(of: str, num_classes: int, image_size: int, **settings: Any) -> n
     return model
 
 
-@pytest.mark.parametrize(("model", "size"), [("resnet8", []), ("vit_mini", ["model.dim=24", "model.depth=1"])],
-                         ids=["resnet8", "vit_mini"])  # fmt: skip
-def test_refactoring_moves_no_numbers(
-    entry: Entry, request: pytest.FixtureRequest, model: str, size: list[str]
-) -> None:
+def built(group: str, name: str) -> Any:
+    """What a yaml makes, for batches of 16."""
+    block = OmegaConf.load(ROOT / "configs" / group / f"{name}.yaml")
+    return instantiate(OmegaConf.create({"dataset": {"batch_size": 16}, group: block})[group], _convert_="all")
+
+
+def test_refactoring_moves_no_numbers(entry: Entry, photos: Path, request: pytest.FixtureRequest) -> None:
     """An epoch of every optimizer ends with the loss it had before, on any processor, as all is done in float64.
 
     If this fails because results were meant to change, raise NUMERICS in run/identity.py and write the new losses:
     `pytest tests/test_trainer.py -n 0 -k moves_no_numbers --write-golden`. The same in a checkout of an older commit,
     with this file and conftest.py copied into it, writes the losses of that commit.
     """
-    names = sorted(file.stem for file in (ROOT / "configs" / "optimizer").glob("*.yaml"))
-    double = ["model._target_=test_trainer.in_float64", f"+model.of={model}"]
-    words = [f"model={model}", *size, *double, f"optimizer={','.join(names)}", "tuned=none", "trainer.epochs=1"]
-    losses = {run["optimizer"]: run["train_loss"] for run in entry("hydra.mode=MULTIRUN", *words)}
-    rows = list(csv.DictReader(LOSSES.open()))
+    data = image_folder(str(photos), name="photos", image_size=16, batch_size=16, cache=f"{photos.parent}/cache")
+    losses = {}
+    for model, size in (("resnet8", {}), ("vit_mini", {"dim": 24, "depth": 1})):
+        for file in sorted((ROOT / "configs" / "optimizer").glob("*.yaml")):
+            torch.manual_seed(0)
+            network = in_float64(model, len(data.classes), data.image_size, **size)
+            record = Mock(title="golden", quiet=True, load_checkpoint=lambda: None)  # it keeps nothing
+            losses[model, file.stem] = fit(
+                network, nn.functional.cross_entropy, built("optimizer", file.stem), built("schedule", "multistep"),
+                data, record, seed=0, device=torch.device("cpu"), epochs=1,
+            )["train_loss"]  # fmt: skip
     if request.config.getoption("--write-golden"):
-        rows = [row for row in rows if row["model"] != model]
-        rows += [{"model": model, "optimizer": name, "train_loss": repr(losses[name])} for name in names]
-        with LOSSES.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(sorted(rows, key=lambda row: row["model"]))
-    golden = {row["optimizer"]: float(row["train_loss"]) for row in rows if row["model"] == model}
-    # matrix products in bfloat16 are added up as the processor likes; all else about it is rounded alike everywhere
-    assert losses.pop("if_shampoo_bf16") == pytest.approx(golden.pop("if_shampoo_bf16"), rel=1e-5)
+        rows = [f"{model},{name},{loss!r}\n" for (model, name), loss in losses.items()]
+        LOSSES.write_text("".join(["model,optimizer,train_loss\n", *rows]))
+    golden = {(row["model"], row["optimizer"]): float(row["train_loss"]) for row in csv.DictReader(LOSSES.open())}
+    for model in ("resnet8", "vit_mini"):  # matrix products in bfloat16 are added up as the processor likes
+        key = (model, "if_shampoo_bf16")
+        assert losses.pop(key) == pytest.approx(golden.pop(key), rel=1e-5)
     assert losses == pytest.approx(golden, rel=1e-9)
+
+    double = ["model._target_=test_trainer.in_float64", "+model.of=resnet8", "schedule=multistep", "trainer.epochs=1"]
+    (run,) = entry("optimizer=rf_rmsprop", "tuned=none", *double)
+    assert run["train_loss"] == pytest.approx(golden["resnet8", "rf_rmsprop"], rel=1e-9), "the entry is not fit's"
 
 
 def test_a_config_changed_under_a_half_finished_run_is_refused(
