@@ -64,7 +64,7 @@ def publish(rows: Iterable[Row], file: Path, device: str, key: Sequence[str] = (
     shown = [name for name in measured[0] if name not in (*hide.split(), "device", "threads", "torch")]
     table = Table(*shown, title=f"{device}, torch {torch.__version__}")
     for found in measured:
-        table.add_row(*(_text(found[name]) for name in shown), style=None if _keeps_bound(found) else "red")
+        table.add_row(*(_text(found[name]) for name in shown), style=None if keeps_bound(found) else "red")
     console.print(table)
 
     earlier = list(csv.DictReader(file.open(newline=""))) if file.exists() else []
@@ -81,8 +81,8 @@ def _text(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _keeps_bound(found: Row) -> bool:
-    """Whether a bound such as "<= 2" is kept; a bare number is a largest ratio."""
+def keeps_bound(found: Row) -> bool:
+    """Return whether a bound such as "<= 2" is kept; a bare number is a largest ratio."""
     if found["bound"] in ("", None):
         return True
     sign, limit = found["bound"].split() if isinstance(found["bound"], str) else ("<=", found["bound"])

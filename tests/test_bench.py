@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rootfree.bench import Row, _keeps_bound, compared, publish, row
+from rootfree.bench import Row, keeps_bound, compared, publish, row
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from rootfree.bench import Row, _keeps_bound, compared, publish, row
     ids=["value below", "value above", "ratio above", "ratio below", "no bound", "bare ratio", "not measured"],
 )
 def test_a_bound_is_of_the_ratio_or_else_of_the_value(found: Row, kept: bool) -> None:
-    assert _keeps_bound(found) == kept
+    assert keeps_bound(found) == kept
 
 
 def test_the_ratio_is_the_median_of_the_rounds_own() -> None:
