@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rootfree.bench import Row, keeps_bound, compared, publish, row
+from rootfree.bench import Row, compared, keeps_bound, publish, row
 
 
 @pytest.mark.parametrize(
