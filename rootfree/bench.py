@@ -46,6 +46,11 @@ def seconds(function: Callable[..., object], *arguments: Any, times: int = 1) ->
     return (time.perf_counter() - started) / times
 
 
+def memory_mb(status: str, key: str) -> float:
+    """Return an entry of the text of /proc/<process>/status, such as VmHWM, the peak: it says kB and means KiB."""
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key)) * 1024 / 1e6
+
+
 def publish(rows: Iterable[Row], file: Path, device: str, key: Sequence[str] = ("what",), hide: str = "") -> None:
     """Measure the rows, print them, and write them to a CSV file.
 

@@ -24,7 +24,7 @@ from pytorch_optimizer import Shampoo as PeersShampoo
 from sirfshampoo import SIRFShampoo
 from torch import Tensor, nn
 
-from rootfree.bench import Row, median_ratio, publish, seconds
+from rootfree.bench import Row, median_ratio, memory_mb, publish, seconds
 from rootfree.models.resnet import resnet8
 from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo
 from rootfree.run.provenance import describe_device
@@ -173,16 +173,12 @@ def _peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -
     warnings.simplefilter("ignore", UserWarning)
     model = network(parameters, "cpu")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _resident_mb("VmRSS")
+    status = Path("/proc/self/status")
+    before = memory_mb(status.read_text(), "VmRSS")
     stepper = OPTIMIZERS[optimizer](model, update_every)  # some make their state here, some in the first step
     for _ in range(2 * update_every):
         stepper.step()
-    return _resident_mb("VmHWM") - before
-
-
-def _resident_mb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6  # it says kB, means KiB
+    return memory_mb(status.read_text(), "VmHWM") - before
 
 
 def compare(comparison: Comparison, parameters: str, cycles: int, device: str) -> Row:

@@ -6,7 +6,6 @@ quarter of the records, so that the growth can be seen.
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from rootfree.bench import Row, publish, row
+from rootfree.bench import Row, memory_mb, publish, row
 from rootfree.run.provenance import describe_device
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +34,7 @@ from pathlib import Path
 outputs, tables, claims = map(Path, sys.argv[1:])
 {}
 assert not {{"torch", "hydra"}} & set(sys.modules)
+print(Path("/proc/self/status").read_text())
 """
 
 
@@ -45,15 +45,12 @@ def measure(runs: int, epochs: int, studies: int) -> Iterator[Row]:
         write(Path(folders[0]), runs, epochs, studies)
         for case, (code, bound) in CASES.items():
             started = time.perf_counter()
-            process = subprocess.Popen([sys.executable, "-c", CODE.format(code), *folders], cwd=ROOT)
-            _, status, usage = os.wait4(process.pid, 0)
+            command = [sys.executable, "-c", CODE.format(code), *folders]
+            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
             taken = time.perf_counter() - started
-            if status:
-                raise RuntimeError(f"bench_analysis: {code} failed")
             size = f"{runs} runs, {epochs} epochs, {studies} studies"
             yield row(f"{case}, {size}", taken, "s", bound=f"<= {bound}")
-            gigabytes = usage.ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-            yield row(f"memory of {case}, {size}", gigabytes, "GB", bound="<= 1.5")
+            yield row(f"memory of {case}, {size}", memory_mb(done.stdout, "VmHWM") / 1e3, "GB", bound="<= 1.5")
 
 
 def write(outputs: Path, runs: int, epochs: int, studies: int) -> None:
