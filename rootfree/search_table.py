@@ -41,7 +41,7 @@ Space = dict[str, Range]
 
 
 def space_of(config: RunConfig) -> Space:
-    """Read the space of a study: one of its model and loss goes before its model's, and that before its optimizer's.
+    """Read the space of a study: of its model and loss, or its model, or its optimizer; one of your own goes first.
 
     Raises:
         ValueError: there is none, or it is wrong; the message names the file.
@@ -49,7 +49,7 @@ def space_of(config: RunConfig) -> Space:
     model, optimizer, loss = (config.choices[group] for group in ("model", "optimizer", "loss"))
     names = (f"{model}-{optimizer}-{loss}", f"{model}-{optimizer}", optimizer)
     folders = [folder / "search" for folder in config.folders] + [ROOT / "experiments" / "search"]
-    files = [folder / f"{name}.yaml" for name in names for folder in folders]
+    files = [folder / f"{name}.yaml" for folder in folders for name in names]
     file = next((file for file in files if file.exists()), None)
     if file is None:
         raise ValueError(f"no search space for {optimizer} on {model}: it goes into "

@@ -1,8 +1,10 @@
 """The loop and its record, through the real entry: same numbers again, after a kill, and honest ends."""
 
 import csv
+import hashlib
 import inspect
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import nn
 
 from rootfree import train
@@ -406,6 +409,79 @@ def test_a_users_own_optimizer_needs_one_yaml(entry: Entry, tmp_path: Path) -> N
     (summary,) = entry("optimizer=lion", f"--config-dir={tmp_path}/mine")
     assert (summary["status"], summary["arm"]) == ("finished", "lion")
     assert summary["config"]["optimizer"]["betas"] == [0.9, 0.98]
+
+
+COMMANDS = {
+    "plain": ["optimizer.nesterov=true", "schedule.milestones=[0.3,0.6]"],
+    "added and deleted": ["+trainer.clip_norm=1.5", "++trainer.accumulate=1", "~loss.label_smoothing"],
+    "quoted": ["wandb.project='a b'", "preset='x=y'"],
+    "tuned numbers by interpolation": ["tuned=photos-${model}-${optimizer}"],
+    "a sweep": ["hydra.mode=MULTIRUN", "optimizer=sgd", "seed=0,1"],
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
+def test_the_recorded_command_runs_the_same_again(
+    entry: Entry, photos: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = entry("trainer.epochs=1", *words)
+    for summary in first:
+        assert "{" not in summary["arm"].replace("${", "")
+        again = shlex.split(summary["command"].replace("<folder>", str(photos)))
+        assert again[:3] == ["python", "-m", "rootfree.train"]
+        monkeypatch.setattr("sys.argv", [*again[2:], "outputs=again"])
+        train.main()
+    found = {file.parent.name: json.loads(file.read_text()) for file in Path("again").glob("*/summary.json")}
+    assert {run["run_id"]: run["arm"] for run in first} == {run_id: run["arm"] for run_id, run in found.items()}
+
+
+def test_a_run_says_which_tuned_numbers_are_in_force(
+    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "tuned").mkdir(parents=True)
+    (tmp_path / "mine" / "tuned" / "found.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.25\n")
+    (summary,) = entry("tuned=found", "optimizer.momentum=0.5", f"--config-dir={tmp_path}/mine")
+    assert summary["config"]["optimizer"]["lr"] == 0.25
+    assert summary["tuned"] == "found"
+    assert "tuned numbers: found.yaml, but for optimizer.momentum=0.5 (" in capsys.readouterr().out
+    (plain,) = json_of(entry, "tuned=none", "outputs=elsewhere")
+    assert plain["tuned"] is None
+    assert "tuned numbers: none, the plain defaults" in capsys.readouterr().out
+
+
+def test_final_weights_are_kept_if_asked_for(entry: Entry, tmp_path: Path) -> None:
+    (summary,) = entry("record.keep_weights=true", "trainer.epochs=1")
+    weights = load_file(tmp_path / "outputs" / summary["run_id"] / "weights.safetensors")
+    model = resnet8(num_classes=3, image_size=16)
+    model.load_state_dict(weights)
+    digest = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in model.state_dict().values()))
+    assert digest.hexdigest()[:16] == summary["weights"]
+
+
+class Averaged(torch.optim.SGD):
+    """Keeps other weights for evaluation than for training, as schedule-free methods do."""
+
+    mode = "none"
+
+    def train(self) -> None:
+        Averaged.mode = "train"
+
+    def eval(self) -> None:
+        Averaged.mode = "eval"
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.mode == "train"
+        return super().step(closure)
+
+
+def test_an_optimizer_with_modes_is_trained_and_evaluated_in_the_right_one(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real = [], evaluate
+    monkeypatch.setattr("rootfree.trainer.evaluate", lambda *a: (seen.append(Averaged.mode), real(*a))[1])
+    (summary,) = entry("optimizer._target_=test_trainer.Averaged")
+    assert summary["status"] == "finished"
+    assert seen == ["eval"] * 5  # train and val of two epochs, and test
 
 
 @pytest.mark.parametrize("error", [RuntimeError("seed 1 fails"), SystemExit("seed 1 fails")])
