@@ -5,34 +5,31 @@ per step within a cycle, and the ratio is the median over cycles. Peak memory is
 """
 
 import argparse
-import csv
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import timm
 import torch
-from rich.console import Console
-from rich.table import Table
+from pytorch_optimizer import Shampoo as PeersShampoo
+from sirfshampoo import SIRFShampoo
 from torch import Tensor, nn
 
+from rootfree.bench import Row, median_ratio, memory_mb, publish, seconds
 from rootfree.models.resnet import resnet8
 from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo
+from rootfree.run.provenance import describe_device
 
 BATCH_SIZE = 128
-KEY = ("method", "peer", "parameters", "update_every", "device", "threads")  # of a row
 LR = 1e-4
 PARAMETERS: dict[str, Callable[[], nn.Module]] = {
     "resnet8": partial(resnet8, num_classes=10, image_size=32),
@@ -42,20 +39,6 @@ PARAMETERS: dict[str, Callable[[], nn.Module]] = {
 NETWORKS = tuple(PARAMETERS)
 WIDTHS = ("width_128", "width_256", "width_512", "width_1024")  # one square weight each: how costs grow
 PARAMETERS |= {name: partial(nn.Linear, int(name[6:]), int(name[6:]), bias=False) for name in WIDTHS}
-
-
-def sirfshampoo(model: nn.Module, update_every: int) -> torch.optim.Optimizer:
-    """The authors' IF-Shampoo with dense factors, which needs the model."""
-    from sirfshampoo import SIRFShampoo
-
-    return SIRFShampoo(model, lr=LR, T=update_every, batch_size=BATCH_SIZE)
-
-
-def pytorch_optimizer_shampoo(model: nn.Module, update_every: int) -> torch.optim.Optimizer:
-    """Shampoo of the package pytorch-optimizer."""
-    from pytorch_optimizer import Shampoo as Peer
-
-    return Peer(model.parameters(), lr=LR, momentum=0.9, preconditioning_compute_steps=update_every)
 
 
 def own(optimizer_class: Any, **hyper: Any) -> Callable[[nn.Module, int], torch.optim.Optimizer]:
@@ -100,12 +83,13 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
     "torch AdamW fused": own(torch.optim.AdamW, fused=True),
     "torch AdamW foreach": own(torch.optim.AdamW, foreach=True),
     "torch RMSprop foreach": own(torch.optim.RMSprop, momentum=0.9, weight_decay=1e-4, foreach=True),
-    "sirfshampoo": sirfshampoo,
-    "pytorch-optimizer Shampoo": pytorch_optimizer_shampoo,
+    "sirfshampoo": lambda model, every: SIRFShampoo(model, lr=LR, T=every, batch_size=BATCH_SIZE),
+    "pytorch-optimizer Shampoo": lambda model, every: PeersShampoo(
+        model.parameters(), lr=LR, momentum=0.9, preconditioning_compute_steps=every
+    ),
     "eigh float32": lambda model, _: Operation(model, torch.linalg.eigh, torch.float32),
     "matmul bfloat16": lambda model, _: Operation(model, lambda matrix: matrix @ matrix, torch.bfloat16),
 }
-PEER_MODULES = {"sirfshampoo": "sirfshampoo", "pytorch-optimizer Shampoo": "pytorch_optimizer"}
 
 
 @dataclass
@@ -139,29 +123,6 @@ COMPARISONS = [
 ]
 
 
-@dataclass
-class Row:
-    """One line of the results. Memory in MB, times in ms per step; None is what could not be measured."""
-
-    ratio: float | None
-    bound: float | None
-    method: str
-    peer: str
-    parameters: str
-    update_every: int
-    cycles: int
-    ms: float | None = None
-    peer_ms: float | None = None
-    state_mb: float | None = None
-    peer_state_mb: float | None = None
-    peak_mb: float | None = None
-    peer_peak_mb: float | None = None
-    note: str = ""
-    device: str = ""
-    threads: int = 0
-    torch: str = ""
-
-
 def network(parameters: str, device: str) -> nn.Module:
     """A network whose parameters have random gradients."""
     torch.manual_seed(0)
@@ -171,14 +132,12 @@ def network(parameters: str, device: str) -> nn.Module:
     return model
 
 
-def seconds_per_step(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float:
-    """The mean over one cycle."""
-    start = time.perf_counter()
+def cycle(optimizer: torch.optim.Optimizer, steps: int, device: str) -> None:
+    """Make some steps, and wait for them."""
     for _ in range(steps):
         optimizer.step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
 
 
 def state_mb(value: Any, seen: set[int]) -> float:
@@ -199,14 +158,14 @@ def state_mb(value: Any, seen: set[int]) -> float:
     return sum(state_mb(child, seen) for child in children)
 
 
-def peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -> float | None:
+def peak_mb(optimizer: str, parameters: str, update_every: int) -> float | None:
     """How much memory two cycles of steps take at their peak, state included, in a fresh process (on Linux)."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     # glibc must give freed memory back at once, or what building the network left behind would be reused unseen
     exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     with patch.dict(os.environ, exact), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_mb, optimizer, parameters, update_every, threads).result()
+        return pool.submit(_peak_mb, optimizer, parameters, update_every, torch.get_num_threads()).result()
 
 
 def _peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -> float:
@@ -214,92 +173,36 @@ def _peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -
     warnings.simplefilter("ignore", UserWarning)
     model = network(parameters, "cpu")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _resident_mb("VmRSS")
+    status = Path("/proc/self/status")
+    before = memory_mb(status.read_text(), "VmRSS")
     stepper = OPTIMIZERS[optimizer](model, update_every)  # some make their state here, some in the first step
     for _ in range(2 * update_every):
         stepper.step()
-    return _resident_mb("VmHWM") - before
+    return memory_mb(status.read_text(), "VmHWM") - before
 
 
-def _resident_mb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1e3
-
-
-def compare(comparison: Comparison, parameters: str, cycles: int, device: str, threads: int) -> Row:
-    """Measure one method against its peer."""
-    steps = comparison.update_every
-    row = Row(
-        None, comparison.bounds.get(parameters), comparison.method, comparison.peer, parameters, steps, cycles,
-        device=device_name(device), threads=threads, torch=torch.__version__,
-    )  # fmt: skip
-    missing = [PEER_MODULES[name] for name in (comparison.method, comparison.peer) if name in PEER_MODULES]
-    missing = [module for module in missing if find_spec(module) is None]
-    if missing:
-        row.note = f"{', '.join(missing)} is not installed"
-        return row
-
-    methods = (comparison.method, comparison.peer)
-    optimizers = [OPTIMIZERS[name](network(parameters, device), steps) for name in methods]
+def compare(comparison: Comparison, parameters: str, cycles: int, device: str) -> Row:
+    """Measure one method against its peer. Memory in MB, times in ms per step; None is what could not be measured."""
+    names, steps = (comparison.method, comparison.peer), comparison.update_every
+    row: Row = {"ratio": None, "bound": comparison.bounds.get(parameters), "method": names[0], "peer": names[1],
+                "parameters": parameters, "update_every": steps, "cycles": cycles}  # fmt: skip
+    row |= dict.fromkeys(("ms", "peer_ms", "state_mb", "peer_state_mb", "peak_mb", "peer_peak_mb")) | {"note": ""}
+    optimizers = [OPTIMIZERS[name](network(parameters, device), steps) for name in names]
     times: list[list[float]] = [[], []]
-    for cycle in range(-2, cycles):  # two to warm up
+    for _ in range(2 + cycles):
         for optimizer, measured in zip(optimizers, times, strict=True):
-            seconds = seconds_per_step(optimizer, steps, device)
-            if cycle >= 0:
-                measured.append(seconds)
-    row.ratio = statistics.median(method / peer for method, peer in zip(*times, strict=True))
-    row.ms, row.peer_ms = (1e3 * statistics.median(measured) for measured in times)
-    row.state_mb, row.peer_state_mb = (
+            measured.append(1e3 * seconds(cycle, optimizer, steps, device) / steps)
+    times = [measured[2:] for measured in times]  # two to warm up
+    row["ratio"] = median_ratio(*times)
+    row["ms"], row["peer_ms"] = map(statistics.median, times)
+    row["state_mb"], row["peer_state_mb"] = (
         state_mb({**vars(optimizer), "param_groups": None, "model": None}, set(map(id, optimizer.state)))
         for optimizer in optimizers
     )
-    del optimizers
+    del optimizers, optimizer
     if device == "cpu" and "compiled" not in comparison.method:  # the compiler's memory would hide the step's
-        row.peak_mb, row.peer_peak_mb = (
-            peak_mb(name, parameters, steps, threads) for name in (comparison.method, comparison.peer)
-        )
+        row["peak_mb"], row["peer_peak_mb"] = (peak_mb(name, parameters, steps) for name in names)
     return row
-
-
-def device_name(device: str) -> str:
-    """The model of the processor or card."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
-
-
-def show(rows: list[Row], console: Console) -> None:
-    """Print what was measured, ratio first."""
-    table = Table(title=f"{rows[0].device}, {rows[0].threads} threads, torch {rows[0].torch}")
-    for heading in (
-        "ratio",
-        "bound",
-        "method",
-        "peer",
-        "parameters",
-        "ms",
-        "peer",
-        "state MB",
-        "peer",
-        "peak MB",
-        "peer",
-    ):
-        table.add_column(heading, justify="left" if heading in ("method", "parameters") else "right")
-    for row in rows:
-        reached = row.ratio is not None and (row.bound is None or row.ratio <= row.bound)
-        sizes = (row.ms, row.peer_ms, row.state_mb, row.peer_state_mb, row.peak_mb, row.peer_peak_mb)
-        table.add_row(
-            f"{row.ratio:.2f}x" if row.ratio is not None else row.note,
-            f"{row.bound:.2f}x" if row.bound is not None else "",
-            row.method,
-            row.peer,
-            row.parameters,
-            *("" if size is None else f"{size:.3g}" if size < 1000 else f"{size:.0f}" for size in sizes),
-            style=None if reached else "red",
-        )
-    console.print(table)
 
 
 def main() -> None:
@@ -310,44 +213,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the parameters are")
     parser.add_argument("--parameters", nargs="+", choices=PARAMETERS, default=list(PARAMETERS), help="which networks")
-    parser.add_argument(
-        "--only", default="", metavar="TEXT", help="only comparisons whose method or peer contains TEXT"
-    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only comparisons of a method or peer with TEXT")
     args = parser.parse_args()
     comparisons = [c for c in COMPARISONS if args.only in f"{c.method} | {c.peer}"]
     if not comparisons:
         sys.exit(f"bench: no comparison of a method or peer that contains {args.only!r}")
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore", UserWarning)  # the bfloat16 states, on purpose
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    rows = []
-    for parameters in args.parameters:
-        for comparison in (comparison for comparison in comparisons if parameters in comparison.on):
-            console.print(f"{parameters}: {comparison.method} against {comparison.peer}", style="dim")
-            rows.append(compare(comparison, parameters, args.cycles, args.device, args.threads))
-    show(rows, console)
-    lines = [
-        {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in asdict(row).items()}
-        for row in rows
-    ]
-    measured = {tuple(line[key] for key in KEY): line for line in [*read(args.output), *lines]}  # newer rows replace
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with args.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows({key: "" if value == "None" else value for key, value in m.items()} for m in measured.values())
-    console.print(f"{len(rows)} rows into {args.output}, which holds {len(measured)}")
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    """Read what an earlier call measured, if anything."""
-    if not file.exists():
-        return []
-    with file.open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    rows = (compare(c, name, args.cycles, args.device) for name in args.parameters for c in comparisons if name in c.on)
+    key = ("method", "peer", "parameters", "update_every")
+    publish(rows, args.output, describe_device(torch.device(args.device)), key, hide="update_every cycles note")
 
 
 if __name__ == "__main__":

@@ -5,63 +5,52 @@ quarter of the records, so that the growth can be seen.
 """
 
 import argparse
-import csv
 import json
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
+import torch
+
+from rootfree.bench import Row, memory_mb, publish, row
+from rootfree.run.provenance import describe_device
+
 ROOT = Path(__file__).parents[1]
-LIMITS = {"import": 1.5, "collect": 60.0, "report": 60.0}  # seconds, at the default size
-MEMORY = 1.5  # GB
 ARMS = ["sgd", "adamw", "rf_rmsprop", "rf_rmsprop_placebo", "rmsprop", "sign_momentum", "rf_adamw", "shampoo"]
 ARMS += ["if_shampoo", "lion", "rf_rmsprop_bf16", "rf_shampoo"]
-COLLECT = "from rootfree.analysis.collect import collect; collect(Path(sys.argv[1]), Path(sys.argv[2]))"
-REPORT = "from rootfree.analysis.report import report; report(Path(sys.argv[2]), Path(sys.argv[3]))"
-CASES = {"import": "import rootfree.analysis.report", "collect": COLLECT, "report": REPORT}
+CASES = {  # code, and the bounds in seconds at the default size; all stay below 1.5 GB
+    "import": ("import rootfree.analysis.report", 1.5),
+    "collect": ("from rootfree.analysis.collect import collect; collect(outputs, tables)", 60),
+    "report": ("from rootfree.analysis.report import report; report(tables, claims)", 60),
+}
+CODE = """
+import sys
+from pathlib import Path
+outputs, tables, claims = map(Path, sys.argv[1:])
+{}
+assert not {{"torch", "hydra"}} & set(sys.modules)
+print(Path("/proc/self/status").read_text())
+"""
 
 
-def main() -> None:
-    """Parse the command line, make the records, time, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--studies", type=int, default=8)
-    parser.add_argument("--into", type=Path, default=ROOT / "results" / "bench_analysis.csv", help="the table")
-    args = parser.parse_args()
-    machine = f"{processor()}, python {platform.python_version()}"
-    rows = []
-    for runs in (args.runs // 4, args.runs):
-        with tempfile.TemporaryDirectory() as place:
-            outputs, tables = Path(place) / "outputs", Path(place) / "tables"
-            write(outputs, runs, args.epochs, args.studies)
-            for name, code in CASES.items():
-                started = time.perf_counter()
-                gigabytes = measure(code, outputs, tables)
-                seconds = time.perf_counter() - started
-                row = {"what": name, "runs": runs, "epochs": args.epochs, "studies": args.studies}
-                row |= {"seconds": f"{seconds:.3g}", "limit": LIMITS[name], "gigabytes": f"{gigabytes:.3g}"}
-                rows.append(row | {"machine": machine})
-                print(f"{name}, {runs} runs: {seconds:.2f} s (limit {LIMITS[name]:g}), ", end="")
-                print(f"{gigabytes:.2f} GB (limit {MEMORY:g})", flush=True)
-    with args.into.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def measure(code: str, outputs: Path, tables: Path) -> float:
-    """Run code in a process of its own; return the most memory it had, in GB."""
-    after = "; assert not {'torch', 'hydra'} & set(sys.modules)"
-    peak = "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    command = [sys.executable, "-c", f"import sys; from pathlib import Path; {code}{after}{peak}"]
-    arguments = [str(outputs), str(tables), str(ROOT / "experiments" / "claims.yaml")]
-    said = subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return int(said.split()[-1]) / (1e9 if sys.platform == "darwin" else 1e6)
+def measure(runs: int, epochs: int, studies: int) -> Iterator[Row]:
+    """Time and memory of each case, in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folders = [f"{name}/outputs", f"{name}/tables", str(ROOT / "experiments" / "claims.yaml")]
+        write(Path(folders[0]), runs, epochs, studies)
+        for case, (code, bound) in CASES.items():
+            started = time.perf_counter()
+            command = [sys.executable, "-c", CODE.format(code), *folders]
+            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+            taken = time.perf_counter() - started
+            size = f"{runs} runs, {epochs} epochs, {studies} studies"
+            yield row(f"{case}, {size}", taken, "s", bound=f"<= {bound}")
+            yield row(f"memory of {case}, {size}", memory_mb(done.stdout, "VmHWM") / 1e3, "GB", bound="<= 1.5")
 
 
 def write(outputs: Path, runs: int, epochs: int, studies: int) -> None:
@@ -109,11 +98,16 @@ def write(outputs: Path, runs: int, epochs: int, studies: int) -> None:
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+def main() -> None:
+    """Parse the command line, measure a quarter of the records and then all, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10_000, help="records")
+    parser.add_argument("--epochs", type=int, default=100, help="lines in the curve of each")
+    parser.add_argument("--studies", type=int, default=8, help="studies they are divided into")
+    parser.add_argument("--output", type=Path, default=Path("results/bench_analysis.csv"), help="the table to write")
+    args = parser.parse_args()
+    parts = (measure(runs, args.epochs, args.studies) for runs in (args.runs // 4, args.runs))
+    publish(chain.from_iterable(parts), args.output, describe_device(torch.device("cpu")))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ processes of its own says so in its note.
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -14,91 +13,51 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import torch
-from bench import device_name
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
+from rootfree.bench import Row, compared, publish, row, seconds
 from rootfree.data.cluttered_digits import cluttered_digits
+from rootfree.data.large_image_folder import large_image_folder
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
+from rootfree.run.provenance import describe_device
 from rootfree.schedules import constant
 from rootfree.trainer import fit
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-
-
-@dataclass
-class Row:
-    """One line of the table; `value` and `peer_value` are in `unit`, `bound` is what the ratio or value must reach."""
-
-    what: str
-    value: float
-    unit: str
-    peer: str = ""
-    peer_value: float | None = None
-    ratio: float | None = None
-    bound: str = ""
-    note: str = ""
-    device: str = ""
-    threads: int = 0
-    torch: str = ""
-
-
-class Silent:
-    """A record that keeps the metrics and writes nothing."""
-
-    title, quiet = "bench", True
-
-    def heed(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Never stop."""
-
-    def __init__(self) -> None:
-        self.metrics: list[dict[str, Any]] = []
-
-    def load_checkpoint(self) -> None:
-        """Nothing to go on from."""
-
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Nothing to keep."""
-
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Keep what the trainer measured."""
-        self.metrics.append(metrics)
 
 
 def ours(data: Any, make: Callable[[], nn.Module], epochs: int = 1, **settings: Any) -> float:
     """Images per second of the last of some epochs of our trainer."""
     torch.manual_seed(0)
-    record = Silent()
+    record = Mock(title="bench", quiet=True, load_checkpoint=lambda: None)  # it keeps nothing
     model = make().to(memory_format=torch.channels_last)
-    fit(model, nn.functional.cross_entropy, SGD, constant, data, record, seed=0, device=torch.device("cpu"),
-        epochs=epochs, clean_size=1, evaluate_test=False, **settings)  # fmt: skip
-    return record.metrics[-1]["images_per_second"]
+    fit(model, nn.functional.cross_entropy, SGD, constant, data, record, seed=0, device=CPU, epochs=epochs,
+        clean_size=1, evaluate_test=False, **settings)  # fmt: skip
+    return record.log.call_args.args[0]["images_per_second"]
 
 
 class Photos(Dataset):
     """The training images as PIL images, each augmented by itself, as in most tutorials."""
 
     def __init__(self, data: Any) -> None:
-        from torchvision.transforms import v2
-
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.train.images]
         self.labels = data.train.labels.tolist()
-        mean, std = (statistic.flatten() / 255 for statistic in data.pixel_statistics)
-        self.transform = v2.Compose([
-            v2.RandomCrop(32, padding=data.pad), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean.tolist(), std.tolist()),
-        ])  # fmt: skip
+        mean, std = ((statistic.flatten() / 255).tolist() for statistic in data.pixel_statistics)
+        to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        self.transform = v2.Compose([v2.RandomCrop(32, padding=data.pad), *to_float])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,13 +85,14 @@ def plain(loader: DataLoader, make: Callable[[], nn.Module]) -> float:
 
 def loaded(data: Any) -> float:
     """Images per second of an epoch of batches that nobody trains on."""
-    batches = data.batches(data.train, torch.device("cpu"), data.batch_size, torch.Generator().manual_seed(0))
-    for _ in batches:  # workers start, files are read
-        pass
-    started = time.perf_counter()
-    for _ in batches:
-        pass
-    return batches.size / (time.perf_counter() - started)
+    batches = data.batches(data.train, CPU, data.batch_size, torch.Generator().manual_seed(0))
+
+    def epoch() -> None:
+        for _ in batches:
+            pass
+
+    epoch()  # workers start, files are read
+    return batches.size / seconds(epoch)
 
 
 def against_a_plain_loop(rounds: int) -> Iterator[Row]:
@@ -142,58 +102,44 @@ def against_a_plain_loop(rounds: int) -> Iterator[Row]:
     plain(loader, make)
     for name, bound, settings in (("eager", 1.4, {}), ("compiled", 1.7, {"compile": True, "epochs": 2})):
         pairs = [(ours(data, make, **settings), plain(loader, make)) for _ in range(rounds)]
-        yield compared(f"training, resnet8, 32 px, {name}", pairs, "plain loop with 2 workers", f">= {bound}")
+        what = f"training, resnet8, 32 px, {name}"
+        yield compared(what, pairs, "images/s", "plain loop with 2 workers", f">= {bound}")
     pairs = [(loaded(data), ours(data, make)) for _ in range(rounds)]
-    yield compared("loader alone, 32 px in memory", pairs, "training of resnet8", ">= 20")
+    yield compared("loader alone, 32 px in memory", pairs, "images/s", "training of resnet8", ">= 20")
 
 
-def compared(what: str, pairs: list[tuple[float, float]], peer: str, bound: str) -> Row:
-    """A row of images per second; the ratio is the median of the rounds' own."""
-    value, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    return Row(what, value, "images/s", peer, other, ratio, bound, f"{len(pairs)} rounds")
-
-
-def large_images(root: Path, rounds: int) -> Iterator[Row]:
+def large_images(root: Path) -> Iterator[Row]:
     """Loader of 112-pixel JPEG files against a small ViT."""
-    from rootfree.data.large_image_folder import large_image_folder
-
     data = large_image_folder(root=str(root), name=root.name, image_size=112, batch_size=64, workers=2)
     make = partial(vit_mini, num_classes=len(data.classes), image_size=112, patch=16)
-    pairs = [(loaded(data), ours(data, make)) for _ in range(rounds)]
-    yield compared(
-        f"loader alone, {root.name}, 2 workers", pairs, "training of vit_mini, patch 16, loader included", ">= 1"
-    )
+    peer, pairs = "training of vit_mini, patch 16, loader included", [(loaded(data), ours(data, make))]
+    yield compared(f"loader alone, {root.name}, 2 workers", pairs, "images/s", peer, ">= 1")
 
 
-def start() -> Iterator[Row]:
+def start(starts: int = 5) -> Iterator[Row]:
     """From the command to the first step, and our imports, in processes of their own."""
     code = """
 import os, sys, time, torch
 outputs, begun = sys.argv[1], float(sys.argv[2])
 started = time.time()
 import rootfree.train
-print("imports", time.time() - started)
+imports = time.time() - started
 def first_step(*_, **__):
-    print("start", time.time() - begun, flush=True)
+    print(time.time() - begun, imports, flush=True)
     os._exit(0)
 torch.optim.SGD.step = first_step
 sys.argv[1:] = [f"outputs={outputs}"]
 rootfree.train.main()
 """
-    found: dict[str, list[float]] = {}
-    for _ in range(5):
+    found = []
+    for _ in range(starts):
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run([sys.executable, "-c", code, folder, str(time.time())], cwd=ROOT, text=True,
                                   stdout=subprocess.PIPE, check=True)  # fmt: skip
-        for line in done.stdout.splitlines():
-            name, _, seconds = line.partition(" ")
-            if name in ("imports", "start"):
-                found.setdefault(name, []).append(float(seconds))
-    yield Row(
-        "command to first step, data cached", statistics.median(found["start"]), "s", bound="<= 8", note="5 starts"
-    )
-    yield Row("imports beyond torch", statistics.median(found["imports"]), "s", bound="<= 1", note="5 starts")
+        found.append([float(word) for word in done.stdout.splitlines()[-1].split()])
+    first, imports = map(statistics.median, zip(*found, strict=True))
+    yield row("command to first step, data cached", first, "s", bound="<= 8", note=f"{starts} starts")
+    yield row("imports beyond torch", imports, "s", bound="<= 1", note=f"{starts} starts")
 
 
 def two_processes() -> Iterator[Row]:
@@ -202,14 +148,12 @@ def two_processes() -> Iterator[Row]:
     for count in (2, 1):
         with tempfile.TemporaryDirectory() as folder:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-            subprocess.run(
-                [sys.executable, *launcher, "-m", "rootfree.train", f"outputs={folder}", "model=vit_tiny",
-                 "model.patch=8", "trainer.epochs=2", "wandb.mode=disabled"],
-                cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+            words = ["model=vit_tiny", "model.patch=8", "trainer.epochs=2", "wandb.mode=disabled", f"outputs={folder}"]
+            subprocess.run([sys.executable, *launcher, "-m", "rootfree.train", *words], cwd=ROOT, check=True,
+                           capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
             (metrics,) = Path(folder).glob("*/metrics.jsonl")
             speeds.append(json.loads(metrics.read_text().splitlines()[-1])["images_per_second"])
-    yield compared("training, vit_tiny, two processes", [(speeds[0], speeds[1])], "one process", "")
+    yield compared("training, vit_tiny, two processes", [(speeds[0], speeds[1])], "images/s", "one process")
 
 
 def main() -> None:
@@ -222,31 +166,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     parts = [against_a_plain_loop(args.rounds), start(), two_processes()]
-    parts += [large_images(args.photos, 1)] if args.photos else []
-    finish(parts, args.output, args.threads)
-
-
-def finish(parts: list[Iterator[Row]], output: Path, threads: int) -> None:
-    """Measure the rows, print and write them."""
-    console, rows = Console(), []
-    for row in (row for part in parts for row in part):
-        row.device, row.threads, row.torch = device_name("cpu"), threads, torch.__version__
-        console.print(f"{row.what}: {row.value:.4g} {row.unit}", style="dim")
-        rows.append(row)
-    table = Table(title=f"{rows[0].device}, {threads} threads, torch {torch.__version__}")
-    for name in ("what", "value", "unit", "peer", "peer value", "ratio", "bound"):
-        table.add_column(name)
-    for row in rows:
-        numbers = ["" if number is None else f"{number:.4g}" for number in (row.value, row.peer_value, row.ratio)]
-        table.add_row(row.what, numbers[0], row.unit, row.peer, numbers[1], numbers[2], row.bound)
-    console.print(table)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            values = asdict(row).items()
-            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values})
+    parts += [large_images(args.photos)] if args.photos else []
+    publish(chain.from_iterable(parts), args.output, describe_device(CPU))
 
 
 if __name__ == "__main__":

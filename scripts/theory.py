@@ -18,13 +18,13 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from rootfree.theory import CHECKS, Row
+from rootfree.theory import CHECKS, Measured
 
 COLUMNS = ("claim", "check", "setting", "quantity", "value", "error", "expected", "agrees", "n")
 RESULTS = Path(__file__).parents[1] / "results" / "theory.csv"
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Measured) -> list[str]:
     """The columns of a row as text."""
     error = "" if row.error is None else f"{row.error:.6g}"
     agrees = "" if row.agrees is None else str(row.agrees).lower()
@@ -32,9 +32,9 @@ def cells(row: Row) -> list[str]:
     return [*words, f"{row.value:.6g}", error, row.expected, agrees, str(row.n)]
 
 
-def measure(checks: Sequence[Callable[[], list[Row]]], console: Console) -> list[Row]:
+def measure(checks: Sequence[Callable[[], list[Measured]]], console: Console) -> list[Measured]:
     """Run the checks, one after the other, and show which one is under way."""
-    rows: list[Row] = []
+    rows: list[Measured] = []
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=len(checks))
         for check in checks:
@@ -44,7 +44,7 @@ def measure(checks: Sequence[Callable[[], list[Row]]], console: Console) -> list
     return sorted(rows, key=lambda row: (row.claim[0], int(row.claim[1:]), row.check))
 
 
-def printed(rows: list[Row]) -> Table:
+def printed(rows: list[Measured]) -> Table:
     """The rows that state something, for a terminal."""
     table = Table(box=SIMPLE)
     table.add_column("claim")

@@ -1,15 +1,25 @@
 """Shared by tests that run the real entry on real files."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rootfree import train
+
+# tests run side by side, and two threads of one process would wait for each other: many times slower at these sizes
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/losses.csv before it is compared")
 
 
 @pytest.fixture(scope="session")

@@ -355,8 +355,8 @@ def in_memory(photos: Path, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("make", [in_memory, streamed])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("world", [2, 3], ids=["2 ranks", "3 ranks"])
 def test_the_shards_of_a_batch_are_the_batch(
     make: Callable[[Path, Path], Any], training: bool, world: int, photos: Path, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ MATRIX = [
 ]
 
 
-@pytest.mark.parametrize(("make", "hyper"), MATRIX)
+@pytest.mark.parametrize(("make", "hyper"), MATRIX, ids=["if_shampoo", "rf_shampoo", "shampoo", "shampoo grafted"])
 def test_matrix_methods_keep_factors_and_no_second_moment_per_coordinate(
     make: type[torch.optim.Optimizer], hyper: dict
 ) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +32,62 @@ class Double(nn.Module):
         return self.layers(images.double())
 
 
-def command(photos: Path, outputs: Path, *words: str, ranks: bool) -> list[str]:
-    model = ["model._target_=test_distributed.Double", "~model.stem_stride", "tuned=none", "optimizer.lr=0.01"]
-    own = ["-m", "rootfree.train", *tiny(photos), *model, f"outputs={outputs}", *words]
-    return [sys.executable, *(TORCHRUN if ranks else []), *own]
+MODEL = ["model._target_=test_distributed.Double", "~model.stem_stride", "tuned=none", "optimizer.lr=0.01"]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
 
 
-def train(photos: Path, outputs: Path, *words: str, ranks: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    line = command(photos, outputs, *words, ranks=ranks)
-    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    (folder,) = outputs.glob("*/summary.json")
-    metrics = (folder.parent / "metrics.jsonl").read_text().splitlines()
-    return json.loads(folder.read_text()), [json.loads(metric) for metric in metrics]
+TRAIN_EACH = """
+import json, sys
+from rootfree import train
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    train.main()
+"""
 
 
-@pytest.mark.parametrize("words", [["optimizer=rf_rmsprop"], ["optimizer=if_shampoo", "trainer.accumulate=3"]])
-def test_two_processes_train_as_one(photos: Path, tmp_path: Path, words: list[str]) -> None:
+def test_two_processes_train_as_one(photos: Path, tmp_path: Path, entry: Callable[..., list[dict[str, Any]]]) -> None:
     # 108 training images in batches of 25: two parts of unequal size, and a last batch of 8
-    words = [*words, "dataset.batch_size=25", "trainer.eval_batch_size=7"]
-    one, alone = train(photos, tmp_path / "one", *words, ranks=False)
-    two, together = train(photos, tmp_path / "two", *words, ranks=True)
-    assert one["run_id"] == two["run_id"]
-    assert two["device"].startswith("2 x cpu")
-    assert len(alone) == len(together) == 2
-    for before, after in zip(alone, together, strict=True):
-        for key in ("loss", "train_loss", "val_loss"):
-            assert after[key] == pytest.approx(before[key], rel=1e-10)
-        assert after["val_acc"] == before["val_acc"]
-    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-10)
+    shared = [*MODEL, "dataset.batch_size=25", "trainer.eval_batch_size=7"]
+    runs = [["optimizer=rf_rmsprop"], ["optimizer=if_shampoo", "trainer.accumulate=3"]]
+    for words in runs:
+        alone = {run["run_id"]: run for run in entry(*shared, *words)}
+    calls = json.dumps([[*tiny(photos), *shared, *words, f"outputs={tmp_path}/pair"] for words in runs])
+    pair = [sys.executable, *TORCHRUN, "--no-python", sys.executable, "-c", TRAIN_EACH, calls]
+    done = subprocess.run(pair, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    together = {run["run_id"]: run for run in map(read, (tmp_path / "pair").glob("*/summary.json"))}
+    assert together.keys() == alone.keys()
+    assert len(alone) == 2
+    for run_id, run in alone.items():
+        assert together[run_id]["device"].startswith("2 x cpu")
+        assert together[run_id]["test_loss"] == pytest.approx(run["test_loss"], rel=1e-10)
+        curves = [lines(tmp_path / outputs / run_id / "metrics.jsonl") for outputs in ("outputs", "pair")]
+        assert len(curves[0]) == len(curves[1]) == 2
+        for before, after in zip(*curves, strict=True):
+            for key in ("loss", "train_loss", "val_loss"):
+                assert after[key] == pytest.approx(before[key], rel=1e-10)
+            assert after["val_acc"] == before["val_acc"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["the main one", "the other"])
 def test_a_process_that_dies_ends_the_run(photos: Path, tmp_path: Path, victim: int) -> None:
-    line = command(photos, tmp_path, "trainer.epochs=100000", ranks=True)
+    words = [*tiny(photos), *MODEL, f"outputs={tmp_path}", "trainer.epochs=100000"]
+    line = [sys.executable, *TORCHRUN, "-m", "rootfree.train", *words]
     with subprocess.Popen(
         line, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as run:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not list(tmp_path.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(ranks_of(run.pid)[victim], signal.SIGKILL)

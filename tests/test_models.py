@@ -1,6 +1,6 @@
 """Models have the literature's size, train in all their parts, and start from the seed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -25,13 +25,10 @@ SMALLEST = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other: many times slower at this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def name_of(value: object) -> str | None:
+    """What a case is called: its model, partly filled in or not."""
+    function = value.func if isinstance(value, partial) else value
+    return getattr(function, "__name__", None)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +58,14 @@ def one_thread() -> Iterator[None]:
         (convnext_atto, 1000, 224, 3_695_520),  # 3.7 million
         (partial(swin_tiny, outputs=1000), 10, 224, 28_288_354),  # the paper's, on 10 classes
     ],
+    ids=name_of,
 )
 def test_size_is_the_literatures(model: Model, classes: int, image_size: int, parameters: int) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in model(classes, image_size).parameters()) == parameters
 
 
-@pytest.mark.parametrize(("model", "image_size"), SMALLEST)
+@pytest.mark.parametrize(("model", "image_size"), SMALLEST, ids=name_of)
 def test_every_parameter_receives_a_gradient_in_either_memory_format(model: Model, image_size: int) -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(2, 3, image_size, image_size), torch.tensor([3, 7])
@@ -84,7 +82,8 @@ def test_every_parameter_receives_a_gradient_in_either_memory_format(model: Mode
     assert torch.cosine_similarity(*whole, dim=0) > 0.999
 
 
-@pytest.mark.parametrize("model", [resnet34, vgg16, densenet121, vit_tiny, swin_tiny, focalnet_tiny, gcvit_xxtiny])
+@pytest.mark.parametrize("model", [resnet34, vgg16, densenet121, vit_tiny, swin_tiny, focalnet_tiny, gcvit_xxtiny],
+                         ids=name_of)  # fmt: skip
 def test_the_seed_decides_where_weights_start(model: Model) -> None:
     sums = []
     for seed in (0, 0, 1):
@@ -114,7 +113,7 @@ def test_patches_and_windows_follow_the_image_size() -> None:
     assert gcvit == [[7, 7, 14, 7], [7, 7, 7, 4], [4, 4, 4, 2]]
 
 
-@pytest.mark.parametrize("model", [swin_tiny, focalnet_tiny, gcvit_xxtiny, vit_tiny, convnext_atto])
+@pytest.mark.parametrize("model", [swin_tiny, focalnet_tiny, gcvit_xxtiny, vit_tiny, convnext_atto], ids=name_of)
 def test_drop_path_reaches_the_model(model: Model) -> None:
     with torch.device("meta"):
         rates = [getattr(m, "drop_prob", 0.0) for m in model(10, 64, drop_path=0.3).modules()]
@@ -136,6 +135,7 @@ def test_drop_path_reaches_the_model(model: Model) -> None:
         (gcvit_xxtiny, 100, "images of 64, .* not 100"),
         (partial(convnext_atto, patch=4), 28, "32 pixels or more, not 28"),
     ],
+    ids=name_of,
 )
 def test_a_size_that_does_not_fit_names_those_that_do(model: Model, image_size: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 import torch.distributed as dist
 from hydra.utils import instantiate
@@ -225,6 +224,8 @@ def test_hyper_parameters_out_of_range_are_refused_by_name(name):
 
 
 def model(seed=0):
+    import timm  # here, since the processes of a pair import this file, too
+
     torch.manual_seed(seed)
     sizes = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=4)
     return timm.models.VisionTransformer(**sizes)
@@ -259,6 +260,13 @@ def test_trains_a_timm_model_in_foreign_code(name):
     assert losses[-1] < losses[0]
 
 
+def layers(seed):
+    """A network that is made in no time, in float64."""
+    torch.manual_seed(seed)
+    nn = torch.nn
+    return nn.Sequential(nn.Conv2d(3, 6, 3, 4, 1), nn.GELU(), nn.Flatten(), nn.LayerNorm(24), nn.Linear(24, 4)).double()
+
+
 def train_in_pair(rank, rendezvous, folder):
     """One of two processes that train every optimizer on half of each batch and save the parameters.
 
@@ -269,7 +277,7 @@ def train_in_pair(rank, rendezvous, folder):
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     ends = {}
     for name in CONFIGS:
-        network = DistributedDataParallel(model(seed=rank).double())  # rank 0's parameters are broadcast
+        network = DistributedDataParallel(layers(seed=rank))  # rank 0's parameters are broadcast
         optimizer = build(name, network.parameters())
         for step in range(3):
             images, labels = (half.chunk(2)[rank] for half in batch(step))
@@ -286,7 +294,7 @@ def test_a_data_parallel_pair_stays_together_and_equals_one_process(tmp_path):
     left, right = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in CONFIGS:
         assert same(left[name], right[name]), name
-        network = model(seed=0).double()
+        network = layers(seed=0)
         optimizer = build(name, network.parameters())
         for step in range(3):
             optimizer.zero_grad()

@@ -193,7 +193,7 @@ def test_equals_the_equations_over_50_steps(name: str) -> None:
         torch.testing.assert_close(param.detach(), expected, rtol=1e-9, atol=1e-11, msg=lambda m, i=i: f"{i}: {m}")
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first axis", "middle axis", "last axis"])
 def test_gram_by_blocks_equals_the_whole_product(place: int) -> None:
     batch = randn(2, *(301 if axis == place else 5 for axis in range(3)))
     products = randn(2, 301, 301, seed=1)
@@ -240,7 +240,7 @@ def twin_gap(step: float, shape: tuple[int, ...], size: float) -> float:
     return (moved[0] - moved[1]).norm().item()
 
 
-@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 2)])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 2)], ids=str)
 @pytest.mark.parametrize(("size", "slope"), [(0.3, 2), (3.0, 1)], ids=["unclipped", "clipped"])
 def test_preconditioner_invariance(shape: tuple[int, ...], size: float, slope: int) -> None:
     gaps = [twin_gap(step, shape, size) for step in (4e-4, 2e-4, 1e-4)]
@@ -248,7 +248,7 @@ def test_preconditioner_invariance(shape: tuple[int, ...], size: float, slope: i
         assert math.log2(large / small) == pytest.approx(slope, abs=0.05)
 
 
-@pytest.mark.parametrize("shape", [(6,), (5, 4), (3, 4, 2), (2, 3, 2, 2)])
+@pytest.mark.parametrize("shape", [(6,), (5, 4), (3, 4, 2), (2, 3, 2, 2)], ids=str)
 def test_shampoos_root_is_the_dense_inverse_root(shape: tuple[int, ...]) -> None:
     param = nn.Parameter(randn(*shape))
     optimizer = Shampoo([param], lr=0.01, eps=1e-3)
@@ -350,7 +350,7 @@ def test_if_shampoo_never_waits_for_the_device() -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16"], ids=["the parameter's dtype", "bfloat16"])
 @pytest.mark.parametrize("name", METHODS)
 def test_state_survives_saving_and_copying_bit_for_bit(name: str, state_dtype: str | None, tmp_path: Path) -> None:
     cls, hyper = METHODS[name]

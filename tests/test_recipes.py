@@ -107,7 +107,8 @@ def test_search_spaces_are_the_released_ones(row: Row) -> None:
 
 
 @pytest.mark.skipif(not FACTS.exists(), reason="the fact sheet of the paper is not beside the repository")
-@pytest.mark.parametrize(("name", "sections"), [("winners", ("5.1", "5.3")), ("ranges", ("5.2", "5.4"))])
+@pytest.mark.parametrize(("name", "sections"), [("winners", ("5.1", "5.3")), ("ranges", ("5.2", "5.4"))],
+                         ids=["winners", "ranges"])  # fmt: skip
 def test_the_copies_are_the_fact_sheets(name: str, sections: tuple[str, ...]) -> None:
     rows = []
     for section in sections:
@@ -129,8 +130,9 @@ def test_the_loss_chooses_the_tuned_numbers() -> None:
     assert other.optimizer.lr == plain
 
 
-@pytest.mark.parametrize(("model", "epochs", "drops"), [("resnet34", 210, (69, 139)), ("resnet50", 120, (39, 79))])
-@pytest.mark.parametrize("steps", [352, 391])  # of an epoch with and without images held out for validation
+@pytest.mark.parametrize(("model", "epochs", "drops"), [("resnet34", 210, (69, 139)), ("resnet50", 120, (39, 79))],
+                         ids=["resnet34", "resnet50"])  # fmt: skip
+@pytest.mark.parametrize("steps", [352, 391], ids=["val held out", "none held out"])  # steps of an epoch
 def test_the_papers_drops_come_an_epoch_early(model: str, epochs: int, drops: tuple[int, int], steps: int) -> None:
     config = composed("+experiments/cnn=paper", f"model={model}")
     assert config.trainer.epochs == epochs
@@ -146,6 +148,7 @@ def test_the_papers_drops_come_an_epoch_early(model: str, epochs: int, drops: tu
         ("focalnet_tiny", 300, 5, 0, 5e-7, 5e-6, 0.1),
         ("gcvit_xxtiny", 320, 20, 10, 1e-6, 5e-7, 0.2),
     ],
+    ids=["swin_tiny", "focalnet_tiny", "gcvit_xxtiny"],
 )
 def test_vision_transformers_train_as_in_the_paper(
     model: str, epochs: int, warmup: int, cooldown: int, start: float, final: float, drop_path: float
@@ -189,7 +192,7 @@ def mse_by_hand(logits: Tensor, labels: Tensor, k: float, m: float) -> Tensor:
     return total / logits.numel()
 
 
-@pytest.mark.parametrize(("k", "m"), [(15.0, 30.0), (1.0, 1.0)])
+@pytest.mark.parametrize(("k", "m"), [(15.0, 30.0), (1.0, 1.0)], ids=["rescaled", "plain"])
 def test_rescaled_mse_equals_a_loop(k: float, m: float) -> None:
     torch.manual_seed(0)
     logits, labels = 10 * torch.randn(6, 5, dtype=torch.float64, requires_grad=True), torch.tensor([0, 4, 2, 2, 1, 3])

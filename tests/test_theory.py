@@ -10,21 +10,13 @@ import torch
 
 from rootfree.optim import RFRMSProp
 from rootfree.theory import fisher, invariance, preconditioners, quadratics
-from rootfree.theory.rows import Row, classifier, normal
+from rootfree.theory.measured import Measured, classifier, normal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import theory as script
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def values(rows: list[Row], *words: str, quantity: str = "") -> list[float]:
+def values(rows: list[Measured], *words: str, quantity: str = "") -> list[float]:
     """The values of the rows whose setting holds all these words."""
     found = [row.value for row in rows if all(word in row.setting for word in words) and quantity in row.quantity]
     assert found, (words, [row.setting for row in rows])
@@ -48,7 +40,7 @@ def values(rows: list[Row], *words: str, quantity: str = "") -> list[float]:
     ],
 )
 def test_a_row_agrees_by_the_stated_rule(value, error, expected, agrees):
-    assert Row("C0", "check", "setting", "quantity", value, error, expected).agrees is agrees
+    assert Measured("C0", "check", "setting", "quantity", value, error, expected).agrees is agrees
 
 
 # C11
@@ -137,7 +129,7 @@ def test_sampling_agrees_within_its_error_and_notices_a_missing_factor():
     assert [row.agrees for row in rows if row.expected] == [True] * 3
     joint, minibatch, own = (row for row in rows if row.expected)
     assert own.error < joint.error < 0.1
-    half = Row("C13", "", "", "", minibatch.value / 2, minibatch.error / 2, minibatch.expected)  # without N/B
+    half = Measured("C13", "", "", "", minibatch.value / 2, minibatch.error / 2, minibatch.expected)  # without N/B
     assert not half.agrees
 
 

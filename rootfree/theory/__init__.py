@@ -21,11 +21,11 @@ from collections.abc import Callable
 
 from rootfree.theory.fisher import empirical_bias, joint_fisher, joint_fisher_sampled
 from rootfree.theory.invariance import loss_rescaling, reparameterisation
+from rootfree.theory.measured import Measured
 from rootfree.theory.preconditioners import kronecker_invariance, preconditioner_invariance
 from rootfree.theory.quadratics import batch_size_factor, exponents, stationary_error
-from rootfree.theory.rows import Row
 
-CHECKS: tuple[Callable[[], list[Row]], ...] = (
+CHECKS: tuple[Callable[[], list[Measured]], ...] = (
     exponents,
     batch_size_factor,
     loss_rescaling,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from rootfree.theory.rows import Row, classifier, mean_and_error, normal, relative
+from rootfree.theory.measured import Measured, classifier, mean_and_error, normal, relative
 
 
 def scores(probabilities: Tensor, jacobians: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def softmax_model(examples: int, inputs: int, classes: int, hidden: int) -> tupl
 
 def joint_fisher(
     examples: int = 4, classes: int = 3, batch_sizes: Sequence[int] = (1, 2, 4), factor: bool = True
-) -> list[Row]:
+) -> list[Measured]:
     """C13 by enumeration: the expectation of (N/B) G G^T over all labels and all mini-batches is the exact Fisher F.
 
     G is the *sum* of the scores of a mini-batch, so G G^T is the empirical Fisher of the joint likelihood of its labels
@@ -51,9 +51,8 @@ def joint_fisher(
         batches = list(itertools.combinations(range(examples), size))
         sums = torch.stack([drawn[:, list(batch)].sum(1) for batch in batches])
         mean = torch.einsum("l,blp,blq->pq", weights, sums, sums) / len(batches)
-        row = partial(
-            Row, "C13", "joint_fisher", f"sampled labels, B={size} of N={examples}, enumerated", n=sums[..., 0].numel()
-        )
+        setting = f"sampled labels, B={size} of N={examples}, enumerated"
+        row = partial(Measured, "C13", "joint_fisher", setting, n=sums[..., 0].numel())
         whole, part = (examples / size, size) if factor else (1.0, 1.0)
         rows += [
             row("error of (N/B) E[G G^T]", relative(whole * mean - F, F), None, "0 ± 1e-9"),
@@ -64,7 +63,7 @@ def joint_fisher(
     return rows
 
 
-def empirical_bias(examples: Sequence[int] = (8, 32, 128)) -> list[Row]:
+def empirical_bias(examples: Sequence[int] = (8, 32, 128)) -> list[Measured]:
     """C13: how far the empirical Fishers are from F if labels come from another model: ||E - F|| / ||F||, exactly.
 
     The claim (the paper; "Fishers for Free?", ICML 2025, section 2): both are biased, differently. With m_n the mean of
@@ -80,11 +79,11 @@ def empirical_bias(examples: Sequence[int] = (8, 32, 128)) -> list[Row]:
         for kind, matrix in {"joint": torch.outer(total, total), "per-sample": means.mT @ means}.items():
             error = relative(covariance + matrix - F, F)
             setting = f"labels of another model, {kind}, N={count}"
-            rows.append(Row("C13", "empirical_bias", setting, "error of the expectation", error, None, "> 0.1"))
+            rows.append(Measured("C13", "empirical_bias", setting, "error of the expectation", error, None, "> 0.1"))
     return rows
 
 
-def joint_fisher_sampled(examples: int = 32, draws: int = 20_000, batch_size: int = 8) -> list[Row]:
+def joint_fisher_sampled(examples: int = 32, draws: int = 20_000, batch_size: int = 8) -> list[Measured]:
     """C13 by sampling, on a network too large to enumerate: <A, F> / <F, F> of an estimate A of the Fisher F.
 
     1 is unbiased in the direction of F. For labels drawn from the model both the joint and the per-sample empirical
@@ -99,17 +98,13 @@ def joint_fisher_sampled(examples: int = 32, draws: int = 20_000, batch_size: in
     for label_chunk, batch_chunk in zip(labels.split(2000), batches.split(2000), strict=True):
         drawn = scores(probabilities, jacobians, label_chunk)
         part = drawn.gather(1, batch_chunk.unsqueeze(2).expand(-1, -1, drawn.shape[2]))
-        values = (
-            quotient(drawn.sum(1), F),
-            examples / batch_size * quotient(part.sum(1), F),
-            quotient(drawn, F).sum(1),
-        )
+        values = quotient(drawn.sum(1), F), examples / batch_size * quotient(part.sum(1), F), quotient(drawn, F).sum(1)
         for chunks, value in zip(ratios.values(), values, strict=True):
             chunks.append(value)
     rows = []
     for kind, chunks in ratios.items():
         ratio = torch.cat(chunks)
-        row = partial(Row, "C13", "joint_fisher_sampled", f"sampled labels, {kind}, N={examples}", n=draws)
+        row = partial(Measured, "C13", "joint_fisher_sampled", f"sampled labels, {kind}, N={examples}", n=draws)
         rows.append(row("ratio to F", *mean_and_error(ratio), "1 ± 0"))
         rows.append(row("standard deviation of the ratio", ratio.std().item()))
     return rows

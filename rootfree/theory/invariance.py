@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rootfree.optim import RFRMSProp
-from rootfree.theory.rows import Row, classifier, label, line, matrix_power, normal, relative, settle
+from rootfree.theory.measured import Measured, classifier, label, line, matrix_power, normal, relative, settle
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -30,7 +30,7 @@ def mlp() -> tuple[Loss, Tensor]:
 
 def loss_rescaling(
     scales: Sequence[float] = (1 / 16, 1 / 4, 1, 4, 16), steps: int = 5, batch_size: float = 64
-) -> list[Row]:
+) -> list[Measured]:
     """C11: how the steps of `RFRMSProp` change when the loss is multiplied by c, as the exponent k in c^k.
 
     With g -> c g and s0 -> c^2 s0 all of s is multiplied by c^2, the step by c^(1 - 2p): k = -1 root-free, 0 rooted.
@@ -55,7 +55,7 @@ def loss_rescaling(
         slope, _ = line([math.log(c) for c in scales], [log_length(power, c, curvature) for c in scales])
         setting = f"{label(power)}, {'curvature rescaled too' if curvature else 'loss rescaled'}, MLP"
         expected = f"{1 - power if curvature else 1 - 2 * power:g} ± 1e-6"
-        rows.append(Row("C11", "loss_rescaling", setting, "k of step ~ c^k", settle(slope), None, expected))
+        rows.append(Measured("C11", "loss_rescaling", setting, "k of step ~ c^k", settle(slope), None, expected))
     return rows
 
 
@@ -63,10 +63,7 @@ def diagonal_steps(loss: Loss, start: Tensor, second_moment: Tensor, power: floa
     """Where `RFRMSProp` with damping 0 gets from a given second moment."""
     param = nn.Parameter(start.clone())
     optimizer = RFRMSProp([param], lr=lr, batch_size=16, beta2=0.9, damping=0, momentum=0.5, power=power)
-    optimizer.state[param] = {
-        "second_moment": second_moment.diagonal().clone(),
-        "momentum_buffer": torch.zeros_like(start),
-    }
+    optimizer.state[param] = {"second_moment": second_moment.diagonal().clone(), "momentum_buffer": 0 * start}
     for _ in range(steps):
         optimizer.zero_grad()
         loss(param).backward()
@@ -84,7 +81,7 @@ def full_matrix_steps(loss: Loss, start: Tensor, second_moment: Tensor, power: f
     return mu
 
 
-def reparameterisation(steps: int = 10, lr: float = 0.02, powers: Sequence[float] = (1.0, 0.5, 0.0)) -> list[Row]:
+def reparameterisation(steps: int = 10, lr: float = 0.02, powers: Sequence[float] = (1.0, 0.5, 0.0)) -> list[Measured]:
     """C11: the equivariance error under mu = A z + b, ||(A z_T + b) - mu_T|| / ||mu_T - mu_0|| after T steps.
 
     Both runs start at the same point and the same S0, that is S0_z = A^T S0 A; damping is 0. Then g_z = A^T g and
@@ -106,5 +103,5 @@ def reparameterisation(steps: int = 10, lr: float = 0.02, powers: Sequence[float
             holds = power == 1 and (kind == "diagonal" or run is full_matrix_steps)
             setting = f"{label(power)}, {method}, {kind} map, {name}"
             expected = "0 ± 1e-9" if holds else "> 0.01"
-            rows.append(Row("C11", "reparameterisation", setting, "equivariance error", error, None, expected))
+            rows.append(Measured("C11", "reparameterisation", setting, "equivariance error", error, None, expected))
     return rows

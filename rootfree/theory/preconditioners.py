@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rootfree.optim import IFShampoo, RFShampoo
-from rootfree.theory.rows import Row, label, line, matrix_power, mean_and_error, normal
+from rootfree.theory.measured import Measured, label, line, matrix_power, mean_and_error, normal
 
 STEP_SIZES = tuple(10.0**-k for k in (2, 2.5, 3, 3.5, 4))
 Step = Callable[[Tensor, Tensor, float], Tensor]  # (P = S^-1, U, h) -> the new P
@@ -60,7 +60,7 @@ STEPS: dict[str, Step] = {
 }
 
 
-def preconditioner_invariance(dim: int = 5, problems: int = 8, steps: dict[str, Step] = STEPS) -> list[Row]:
+def preconditioner_invariance(dim: int = 5, problems: int = 8, steps: dict[str, Step] = STEPS) -> list[Measured]:
     """C12: one step of S in several coordinates, against the moving average of S itself: k of ||difference|| ~ h^k.
 
     The difference is that of the updates P^p g, P = S^-1, after one step of size h from the same random S towards
@@ -77,19 +77,19 @@ def preconditioner_invariance(dim: int = 5, problems: int = 8, steps: dict[str, 
             P, U = K @ K.mT, torch.outer(g, g) + 0.1 * torch.eye(dim)
             difference = matrix_power(step(P, U, h), power) - matrix_power(average(P, U, h), power)
             gaps[i, j] = (difference @ g).norm()
-        rows.append(slope_row(name, power, gaps))
+        rows.append(slope_of(name, power, gaps))
     return rows
 
 
-def slope_row(name: str, power: float, gaps: Tensor) -> Row:
-    """Row of the slope of gaps (problems, step sizes) against the step size, its error that over problems."""
+def slope_of(name: str, power: float, gaps: Tensor) -> Measured:
+    """Measured of the slope of gaps (problems, step sizes) against the step size, its error that over problems."""
     slopes = torch.tensor([line([math.log(h) for h in STEP_SIZES], row)[0] for row in gaps.log().tolist()]).double()
     check = "preconditioner_invariance" if power == 1 else "preconditioner_invariance_rooted"
     expected = ("2 ± 0.1" if power == 1 else "< 1.5") if name.startswith("natural") else ""  # what the claim names
-    return Row("C12", check, f"{label(power)}, {name}", "slope", *mean_and_error(slopes), expected, len(slopes))
+    return Measured("C12", check, f"{label(power)}, {name}", "slope", *mean_and_error(slopes), expected, len(slopes))
 
 
-def kronecker_invariance(shape: tuple[int, ...] = (3, 4), problems: int = 8) -> list[Row]:
+def kronecker_invariance(shape: tuple[int, ...] = (3, 4), problems: int = 8) -> list[Measured]:
     """C12 with Kronecker factors: `IFShampoo`, a natural step in K_n, against `RFShampoo`, a moving average of S_n.
 
     Both start from equal random factors, with no momentum and gradients small enough for IF-Shampoo's clip to rest. The
@@ -105,16 +105,13 @@ def kronecker_invariance(shape: tuple[int, ...] = (3, 4), problems: int = 8) -> 
         for axis, dim in enumerate(shape):
             K = torch.eye(dim) + 0.1 * normal(dim, dim, seed=60 + 10 * problem + axis)
             P = K @ K.mT
-            state |= (
-                {f"factor_{axis}": K} if cls is IFShampoo else {f"factor_{axis}": P.inverse(), f"inverse_{axis}": P}
-            )
+            state[f"factor_{axis}"] = K if cls is IFShampoo else P.inverse()
+            state |= {} if cls is IFShampoo else {f"inverse_{axis}": P}
         param.grad = 0.3 * normal(*shape, seed=60 + 10 * problem + 9)
         optimizer.step()
-        if cls is IFShampoo:
-            factors = [state[f"factor_{axis}"] @ state[f"factor_{axis}"].mT for axis in range(len(shape))]
-        else:
-            factors = [state[f"inverse_{axis}"] for axis in range(len(shape))]
-        return -param.detach(), [matrix_power(P, 0.5) for P in factors]
+        found = [state[f"{'factor' if cls is IFShampoo else 'inverse'}_{axis}"] for axis in range(len(shape))]
+        inverses = [K @ K.mT for K in found] if cls is IFShampoo else found
+        return -param.detach(), [matrix_power(P, 0.5) for P in inverses]
 
     gaps = torch.zeros(2, problems, len(STEP_SIZES), dtype=torch.float64)
     for i, (j, h) in itertools.product(range(problems), enumerate(STEP_SIZES)):
@@ -123,4 +120,4 @@ def kronecker_invariance(shape: tuple[int, ...] = (3, 4), problems: int = 8) -> 
         gaps[0, i, j] = (step - twin).norm()
         gaps[1, i, j] = (L @ grad @ R - twin_L @ grad @ twin_R).norm()
     name = "natural step in Kronecker factors (IFShampoo)"
-    return [slope_row(name, power, gap) for power, gap in zip((1.0, 0.5), gaps, strict=True)]
+    return [slope_of(name, power, gap) for power, gap in zip((1.0, 0.5), gaps, strict=True)]

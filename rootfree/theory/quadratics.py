@@ -4,11 +4,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rootfree.theory.rows import Row, label, line, mean_and_error, normal
+from rootfree.theory.measured import Measured, label, line, mean_and_error, normal
 
 
 def noisy_quadratic(
@@ -74,7 +75,7 @@ def batch_size_factor(
     steps: int = 400,
     groups: int = 8,
     powers: Sequence[float] = (0.0, 1.0, 0.5),
-) -> list[Row]:
+) -> list[Measured]:
     """C9: how the best learning rate moves with the batch size, as k in best lr ~ B^k, with and without the factor B.
 
     For each arm beta2 and damping (as small as the published winners') are tuned together with lr at the middle batch
@@ -90,13 +91,11 @@ def batch_size_factor(
     lrs, middle = octaves(-16, 4, 2), batch_sizes[len(batch_sizes) // 2]
     beta2s, dampings = torch.tensor([0.9, 0.97, 0.99]), torch.tensor([1e-5, 1e-4, 1e-3])
 
-    def final(
-        model: Callable[..., Tensor], factor: bool, size: int, steps: int, beta2: Tensor, damping: Tensor
-    ) -> Tensor:
-        losses = model(noise=size**-0.5, factor=size if factor else 1, beta2=beta2, damping=damping, steps=steps)
+    def final(model: Callable[..., Tensor], factor: bool, size: int, **settings: Any) -> Tensor:
+        losses = model(noise=size**-0.5, factor=size if factor else 1, **settings)
         return losses[-1].unflatten(-1, (groups, -1)).mean(-1)  # (..., lrs, groups)
 
-    rows: list[Row] = []
+    rows: list[Measured] = []
     sgd: dict[tuple[str, str], Tensor] = {}
     for (place, distance), power, factor in itertools.product(
         {"far from": 10.0, "near": 0.1}.items(), powers, (True, False)
@@ -106,19 +105,21 @@ def batch_size_factor(
         starts = math.sqrt(distance / middle) * normal(seeds, len(h), seed=80) / h.sqrt()
         unit = 1.0 if factor else 1 / middle
         model = partial(noisy_quadratic, h, lrs.view(-1, 1, 1), power=power, starts=starts, init=unit)
-        tuning = final(model, factor, middle, steps, beta2s.view(-1, 1, 1, 1, 1), unit * dampings.view(-1, 1, 1, 1))
+        grid = {"beta2": beta2s.view(-1, 1, 1, 1, 1), "damping": unit * dampings.view(-1, 1, 1, 1)}
+        tuning = final(model, factor, middle, steps=steps, **grid)
         i, j = divmod(int(tuning.mean(-1).amin(-1).argmin()), len(dampings))
+        tuned = {"beta2": beta2s[i], "damping": unit * dampings[j]}
         for budget in ("steps", "examples"):
             best = []  # log2 of the best lr, (groups,) for each batch size
             for size in batch_sizes:
                 count = steps if budget == "steps" else round(steps * middle / size)
-                best.append(best_lr(lrs, final(model, factor, size, count, beta2s[i], unit * dampings[j]).mT))
+                best.append(best_lr(lrs, final(model, factor, size, steps=count, **tuned).mT))
             sizes = [math.log2(size) for size in batch_sizes]
             slopes = torch.tensor([line(sizes, y)[0] for y in torch.stack(best).mT.tolist()]).double()
             arm = "SGD" if power == 0 else "factor B" if factor else "no factor"
             setting = f"{label(power)}, {arm}, {place} the optimum, equal {budget}"
             expected = "" if power != 1 else "0 ± 0.25" if factor else "< -0.25"
-            row = partial(Row, "C9", "batch_size_factor", setting, expected=expected, n=groups)
+            row = partial(Measured, "C9", "batch_size_factor", setting, expected=expected, n=groups)
             rows.append(row("k of best lr ~ B^k", *mean_and_error(slopes)))
             if power == 0:
                 sgd[place, budget] = slopes
@@ -127,7 +128,7 @@ def batch_size_factor(
     return rows
 
 
-def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> list[Row]:
+def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> list[Measured]:
     """C15: what a constant learning rate leaves, on a noisy and on a two-dimensional ill-conditioned quadratic.
 
     Learning rates of different exponents have different units, so methods are compared at equal speed: at the smallest
@@ -151,7 +152,7 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
         "2-D, condition 100, damping 1e-4": (two, 0.0, 1.0, 1e-4, circle(seeds) / two.sqrt()),
         "2-D, condition 100, damping 1e-12": (two, 0.0, 1.0, 1e-12, circle(seeds) / two.sqrt()),
     }
-    rows: list[Row] = []
+    rows: list[Measured] = []
     for problem, (h, noise, factor, damping, starts) in problems.items():
         model = partial(noisy_quadratic, h, lrs.view(-1, 1, 1), noise=noise, factor=factor, damping=damping)
         errors, rooms = [], []
@@ -163,12 +164,10 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
             stuck[: first + 1] = False
             errors.append(late[first])
             rooms.append((lrs[int(stuck.double().argmax())] / lrs[first]).item() if stuck.any() else math.inf)
-            row = partial(Row, "C15", "stationary_error", f"{label(power)}, {problem}", n=seeds)
-            rows += [
-                row("lr at equal speed", lrs[first].item()),
-                row("stationary error at equal speed", *mean_and_error(late[first])),
-                row("headroom of lr", rooms[-1]),
-            ]
+            row = partial(Measured, "C15", "stationary_error", f"{label(power)}, {problem}", n=seeds)
+            rows.append(row("lr at equal speed", lrs[first].item()))
+            rows.append(row("stationary error at equal speed", *mean_and_error(late[first])))
+            rows.append(row("headroom of lr", rooms[-1]))
             before, settled = means[steps // 3 : -steps // 3].mean(0), means[: steps // 3].amin(0) <= 0.1 * means[0]
             floor = torch.maximum(0.9 * before, torch.tensor(1e-10))
             reach = first + 2 * per_octave + 1
@@ -176,12 +175,13 @@ def stationary_error(seeds: int = 32, steps: int = 3000, fast: int = 200) -> lis
             if len(still) > 2:
                 slope = line(lrs[still].log().tolist(), late[still].mean(-1).log().tolist())
                 rows.append(row("k of error ~ lr^k", *slope))
-        (free, rooted, _), row = errors, partial(Row, "C15", "stationary_error", f"p=1 / p=0.5, {problem}", n=seeds)
+        (free, rooted, _), row = (
+            errors,
+            partial(Measured, "C15", "stationary_error", f"p=1 / p=0.5, {problem}", n=seeds),
+        )
         ratio = (free.mean() / rooted.mean()).item()
-        rows += [
-            row("ratio of stationary errors", ratio, ratio_error(free, rooted), "> 1"),
-            row("ratio of headrooms", rooms[0] / rooms[1], None, "< 1"),
-        ]
+        rows.append(row("ratio of stationary errors", ratio, ratio_error(free, rooted), "> 1"))
+        rows.append(row("ratio of headrooms", rooms[0] / rooms[1], None, "< 1"))
     return rows
 
 
@@ -202,7 +202,7 @@ POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def exponents(
     noises: Sequence[float] = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4), seeds: int = 32, steps: int = 500, groups: int = 8
-) -> list[Row]:
+) -> list[Measured]:
     """C6: the best exponent of a noisy quadratic against its noise variance 1/B; lr tuned for each by the same grid.
 
     Once for RF-RMSProp with power p, and once for the fixed preconditioner h^-p, the exact diagonal curvature, whose
@@ -214,19 +214,11 @@ def exponents(
     h = torch.logspace(0, -3, 16, dtype=torch.float64)
     starts = normal(seeds, len(h), seed=82)
     lrs, powers = octaves(-14, 18, 2), torch.tensor(POWERS).double()
-    rows: list[Row] = []
+    rows: list[Measured] = []
     best: dict[tuple[str, float], tuple[float, float | None]] = {}
     for variance in noises:
-        losses = noisy_quadratic(
-            h,
-            lrs.view(-1, 1, 1),
-            power=powers.view(-1, 1, 1, 1),
-            noise=variance**0.5,
-            factor=1 / variance,
-            beta2=0.98,
-            steps=steps,
-            starts=starts,
-        )
+        losses = noisy_quadratic(h, lrs.view(-1, 1, 1), power=powers.view(-1, 1, 1, 1), noise=variance**0.5,
+                                 factor=1 / variance, beta2=0.98, steps=steps, starts=starts)  # fmt: skip
         losses = losses[-1] / losses[0].mean()  # (powers, lrs, seeds)
         tuned = losses[torch.arange(len(powers)), losses.mean(-1).argmin(-1)]
         winners = powers[losses.unflatten(-1, (groups, -1)).mean(-1).amin(1).argmin(0)]
@@ -234,22 +226,20 @@ def exponents(
         best["RF-RMSProp", variance] = mean_and_error(winners)
         best["fixed h^-p", variance] = powers[fixed.argmin()].item(), None
         for i, power in enumerate(POWERS):
-            row = partial(Row, "P3", "exponents", quantity="tuned loss over start")
+            row = partial(Measured, "P3", "exponents", quantity="tuned loss over start")
             value, spread = mean_and_error(tuned[i])
             setting = f"{label(power)}, noise {variance:g}"
-            rows += [
-                row(f"{setting}, RF-RMSProp", value=value, error=spread, n=seeds),
-                row(f"{setting}, fixed h^-p", value=fixed[i].item()),
-            ]
+            rows.append(row(f"{setting}, RF-RMSProp", value=value, error=spread, n=seeds))
+            rows.append(row(f"{setting}, fixed h^-p", value=fixed[i].item()))
     error: float | None
     for (method, variance), (value, error) in best.items():
         n = 1 if error is None else groups
-        rows.append(Row("P3", "exponents", f"noise {variance:g}, {method}", "best exponent", value, error, "", n))
+        rows.append(Measured("P3", "exponents", f"noise {variance:g}, {method}", "best exponent", value, error, "", n))
     for method in ("RF-RMSProp", "fixed h^-p"):
         (most, e), (least, f) = best[method, max(noises)], best[method, min(noises)]
         error, n = (None, 1) if e is None or f is None else (math.hypot(e, f), groups)
         quantity = "best exponent, least noise minus most"
-        rows.append(Row("P3", "exponents", method, quantity, least - most, error, "> 0", n))
+        rows.append(Measured("P3", "exponents", method, quantity, least - most, error, "> 0", n))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""One row of the table, and the small functions that every check needs."""
+"""What a check measured, and the small functions that every check needs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 
 @dataclass(frozen=True)
-class Row:
+class Measured:
     """One line of the table; `n` counts the independent repetitions behind `value`, `error` is its standard error."""
 
     claim: str

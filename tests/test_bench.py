@@ -1,0 +1,40 @@
+"""What the benchmarks share: rows, bounds, and a table in which newer rows replace older ones of the same machine."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rootfree.bench import Row, compared, keeps_bound, publish, row
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (row("a", 1.0, "s", bound="<= 2"), True),
+        (row("a", 3.0, "s", bound="<= 2"), False),
+        (row("a", 3.0, "s", "b", 1.0, ">= 2"), True),
+        (row("a", 3.0, "s", "b", 2.0, ">= 2"), False),
+        (row("a", 3.0, "s"), True),
+        ({"ratio": 1.3, "bound": 1.2}, False),
+        ({"ratio": None, "bound": 1.2}, False),
+    ],
+    ids=["value below", "value above", "ratio above", "ratio below", "no bound", "bare ratio", "not measured"],
+)
+def test_a_bound_is_of_the_ratio_or_else_of_the_value(found: Row, kept: bool) -> None:
+    assert keeps_bound(found) == kept
+
+
+def test_the_ratio_is_the_median_of_the_rounds_own() -> None:
+    found = compared("a", [(1.0, 1.0), (4.0, 2.0), (90.0, 10.0)], "s", "b")
+    assert (found["value"], found["peer_value"], found["ratio"], found["note"]) == (4, 2, 2, "3 rounds")
+
+
+def test_newer_rows_replace_those_of_the_same_machine(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "bench.csv"
+    publish([row("a", 1.0, "s"), row("b", 2.0, "s", "c", 4.0)], file, "one")
+    publish([row("a", 3.0, "s")], file, "two")
+    publish([row("a", 5.0, "s")], file, "one")
+    table = pd.read_csv(file)
+    assert table[["what", "device", "value"]].values.tolist() == [["a", "one", 5], ["b", "one", 2], ["a", "two", 3]]
+    assert table["ratio"].tolist()[1] == 0.5
