@@ -44,7 +44,7 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(self._checked({**self.defaults, **param_group}))
 
     def _checked(self, group: dict[str, Any]) -> dict[str, Any]:
-        for key in self.defaults:
+        for key in self.defaults.keys() & group.keys():
             if not (key == "lr" and isinstance(group[key], Tensor)):
                 group[key] = _plain(group[key])
         self.check_group(group)
@@ -93,17 +93,16 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if it is the state of another optimizer, or of other parameters; nothing is loaded then.
         """
-        groups = [
-            self._completed(group, saved)
-            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False)  # torch compares them
-        ]
-        ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        saved_groups = state_dict["param_groups"]
+        groups = [self._completed(group, saved) for group, saved in zip(self.param_groups, saved_groups, strict=False)]
+        groups += saved_groups[len(groups) :]  # torch refuses another number of them
+        ids = chain.from_iterable(group["params"] for group in saved_groups)
         params = list(chain.from_iterable(group["params"] for group in self.param_groups))
         states = [(param, state_dict["state"].get(key)) for key, param in zip(ids, params, strict=False)]
         for param, saved in states:
             if saved:
                 self._check_state(param, saved)
-        super().load_state_dict({**state_dict, "param_groups": groups or state_dict["param_groups"]})
+        super().load_state_dict({**state_dict, "param_groups": groups})
         for param, saved in states:
             if saved is not None:
                 self.state[param] = {key: _copy_to(value, param.device) for key, value in saved.items()}
@@ -113,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         name = type(self).__name__
         if lacking := [key for key in ("lr", "batch_size") if key in self.defaults and key not in saved]:
             raise ValueError(f"this is not the state of {name}: its parameter groups lack {', '.join(lacking)}")
-        return self._checked({**{key: group[key] for key in self.defaults}, **saved})
+        return self._checked({**{key: group[key] for key in self.defaults.keys() & group.keys()}, **saved})
 
     def _check_state(self, param: Tensor, saved: dict[str, Any]) -> None:
         """Refuse the saved state of a parameter that this class cannot have written, or not for such a parameter."""
@@ -143,9 +142,8 @@ def _copy_to(value: Any, device: torch.device) -> Any:
 
 def _plain(value: Any) -> Any:
     """Turn the numbers of numpy and of tensors into Python's, which every checkpoint can hold."""
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_plain, value))
-    return value.tolist() if hasattr(value, "tolist") else value
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _kind_of_shard(param: Tensor) -> str | None:
@@ -156,8 +154,8 @@ def _kind_of_shard(param: Tensor) -> str | None:
 
     if isinstance(param, DTensor):
         return "a DTensor"
-    # FullyShardedDataParallel leaves vectors in the place of its parameters, and marks them with this name alone
-    return "a flat parameter of FullyShardedDataParallel" if getattr(param, "_fsdp_flattened", False) else None
+    # FullyShardedDataParallel leaves parts in the place of its parameters, and marks them by this alone
+    return "a parameter of FullyShardedDataParallel" if getattr(param, "_fsdp_flattened", False) else None
 
 
 def check(

@@ -59,9 +59,7 @@ class ByShape(torch.optim.Optimizer):
         """Load what `state_dict` returned, each part as it does by itself."""
         saved = list(state_dict["param_groups"])
         if len(saved) != len(self.param_groups):
-            raise ValueError(
-                f"this is the state of {len(saved)} parameter groups, and there are {len(self.param_groups)}"
-            )
+            raise ValueError(f"the state has {len(saved)} parameter groups, and there are {len(self.param_groups)}")
         for part in self.parts:
             groups = [saved.pop(0) for _ in part.param_groups]
             ids = {key for group in groups for key in group["params"]}

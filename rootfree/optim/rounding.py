@@ -87,4 +87,5 @@ def warn_of_freeze(groups: list[dict[str, Any]], beta2s: list[float]) -> None:
 def _freezing_dtype(group: dict[str, Any], beta2: float) -> torch.dtype | None:
     """Return the dtype in which beta2 * s rounds to s for every s, if the group keeps a second moment in such a one."""
     dtypes = {dtype_of_state(group, param) for param in group["params"]} if group["rounding"] == "nearest" else set()
-    return next((dtype for dtype in dtypes if 0 < 1 - beta2 < torch.finfo(dtype).eps / 4), None)
+    floating = (dtype for dtype in dtypes if dtype.is_floating_point)
+    return next((dtype for dtype in floating if 0 < 1 - beta2 < torch.finfo(dtype).eps / 4), None)
