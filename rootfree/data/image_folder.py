@@ -116,13 +116,15 @@ def list_splits(
     listing = {split: _list(folder, only, others) for split, folder in folders.items()}
     check_classes(root, listing)
     for path in _entries(root):
-        if path.is_dir() and path not in folders.values():
-            others[f"in {path.name}/"] += sum(1 for _ in _files(path)) if path.name in TRAIN + TEST else 0
-        elif not path.is_dir():
+        if not path.is_dir():
             others[_kind(path)] += 1
+        elif path.name in TRAIN + TEST and path not in folders.values():
+            others[f"in {path.name}/"] += sum(1 for _ in _files(path))
+        elif path not in folders.values():
+            others[f"{path.name}/"] = 0
     if others:
         _say(
-            f"{root}: not read: " + ", ".join(f"{count or 'what is'} {kind}" for kind, count in sorted(others.items()))
+            f"{root}: not read: " + ", ".join(f"{count or ''} {kind}".strip() for kind, count in sorted(others.items()))
         )
     return listing
 
@@ -148,7 +150,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _kind(file: Path) -> str:
-    return f"{file.suffix.lower()} files" if file.suffix else "files without suffix"
+    return file.suffix.lower() or "without suffix"
 
 
 def check_classes(root: Path, listing: Mapping[str, Listing]) -> None:
