@@ -218,8 +218,9 @@ class FileBatches(Batches):
                 raise ValueError("dataset.mixup and cutmix pair images: each rank needs an even number of them; take "
                                  "an even dataset.batch_size, and dataset.drop_last=true")  # fmt: skip
             self._mix = Mixup(data.mixup, data.cutmix, label_smoothing=0.0, num_classes=len(data.classes))
-        # each worker makes two batches ahead, and one is in use
-        _check_room(max(map(len, self.steps)) * 3 * data.side**2 * (2 * data.workers + 1) if data.workers else 0)
+        if data.workers:  # each makes two batches ahead, and one is in use
+            at_once = min(2 * data.workers + 1, len(self.steps))
+            _check_room(at_once * max(map(len, self.steps)) * 3 * data.side**2)
         self._epoch: list[list[tuple[int, int]]] = []  # (image, seed) of each batch: what the loader's workers are told
         decoder = Decoder(split.paths, data.distort if training else data.plain, data.side)
         self._loader: DataLoader[Tensor] = DataLoader(
