@@ -255,9 +255,16 @@ def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:
     foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64 if wide else torch.float32))
 
 
-def as_tensors(numbers: dict[str, Any]) -> dict[str, Tensor | None]:
-    """Turn numbers into what enters a compiled step, since a new Python number would compile again; None stays."""
-    return {key: None if n is None else torch.as_tensor(n, dtype=torch.float64) for key, n in numbers.items()}
+def as_tensors(numbers: dict[str, Any], device: torch.device) -> dict[str, Tensor | None]:
+    """Turn numbers into what enters a compiled step, since a new Python number would compile again; None stays.
+
+    They are filled in on the device, which waits for nothing, as a copy would.
+    """
+    return {
+        key: number.to(device, torch.float64) if isinstance(number, Tensor)
+        else None if number is None else torch.full((), number, dtype=torch.float64, device=device)
+        for key, number in numbers.items()
+    }  # fmt: skip
 
 
 def add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
@@ -285,13 +292,14 @@ def divide(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]
 
 
 def pieces(params: list[Tensor], whole: bool) -> Iterator[list[Tensor]]:
-    """Split parameters into lists to update one after the other: all, unless they are on a CPU and not wanted `whole`.
+    """Split parameters into lists to update one after the other: all of a device, or less on a CPU if not `whole`.
 
     There a list should fit into the cache, so that only the first of the operations waits for memory.
     """
     piece: list[Tensor] = []
     for param in params:
-        if piece and param.is_cpu and not whole and sum(other.numel() for other in piece) + param.numel() > 2**16:
+        full = param.is_cpu and not whole and sum(other.numel() for other in piece) + param.numel() > 2**16
+        if piece and (full or param.device != piece[0].device):
             yield piece
             piece = []
         piece.append(param)

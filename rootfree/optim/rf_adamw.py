@@ -186,14 +186,10 @@ class RFAdamW(Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
 
         place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
-        function, numbers = rf_adamw_, {key: group[key] for key in ("lr", "damping", "batch_size")}
-        numbers |= {
-            "beta1": group["betas"][0],
-            "beta2": group["betas"][1],
-            "weight_decay": group["weight_decay"] or None,
-        }
-        if group["compile"]:
-            function, numbers = compiled(rf_adamw_), as_tensors(numbers)
+        function = compiled(rf_adamw_) if group["compile"] else rf_adamw_
+        numbers = {key: group[key] for key in ("lr", "damping", "batch_size")}
+        numbers |= {"beta1": group["betas"][0], "beta2": group["betas"][1]}
+        numbers["weight_decay"] = group["weight_decay"] or None
         for piece in pieces(params, whole=group["compile"]):
             states = [self.state[param] for param in piece]
             function(
@@ -204,5 +200,5 @@ class RFAdamW(Optimizer):
                 bias_correction=group["bias_correction"],
                 steps=[state["step"] for state in states] if counted else [],
                 seeds=[place[param] for param in piece] if stochastic else [],
-                **numbers,
+                **(as_tensors(numbers, piece[0].device) if group["compile"] else numbers),
             )

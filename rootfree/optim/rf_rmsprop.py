@@ -206,13 +206,9 @@ class RFRMSProp(Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
 
         place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
-        function, numbers = (
-            rf_rmsprop_,
-            {key: group[key] for key in ("lr", "beta2", "damping", "momentum", "batch_size")},
-        )
+        function = compiled(rf_rmsprop_) if group["compile"] else rf_rmsprop_
+        numbers = {key: group[key] for key in ("lr", "beta2", "damping", "momentum", "batch_size")}
         numbers["weight_decay"] = group["weight_decay"] or None
-        if group["compile"]:
-            function, numbers = compiled(rf_rmsprop_), as_tensors(numbers)
         for piece in pieces(params, whole=group["compile"]):
             states = [self.state[param] for param in piece]
             function(
@@ -223,5 +219,5 @@ class RFRMSProp(Optimizer):
                 power=group["power"],
                 steps=[state["step"] for state in states] if stochastic else [],
                 seeds=[place[param] for param in piece] if stochastic else [],
-                **numbers,
+                **(as_tensors(numbers, piece[0].device) if group["compile"] else numbers),
             )
