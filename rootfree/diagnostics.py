@@ -1,7 +1,8 @@
 """What an optimizer does to the weights, and what its state says: computed from the last steps of an epoch."""
 
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ QUANTILES = {"effective_lr_q05": 0.05, "effective_lr_q50": 0.5, "effective_lr_q9
 class Probe:
     """Watches the last steps of an epoch through an optimizer's parameters; the device waits for nothing but `read`.
 
+    It never stops a run: what cannot be said of an optimizer is left out, with one warning.
+
     Args:
         optimizer: any `torch.optim.Optimizer`.
     """
@@ -26,16 +29,19 @@ class Probe:
         self._ball: list[Tensor] = []
         self._before: list[Tensor] = []
         self._grad_norm = torch.zeros(())
+        self._warned = False
 
     @torch.no_grad()
     def watch(self, left: int) -> None:
         """Look at the gradients before a step; `left` is the number of steps to the epoch's end, 1 at the last."""
-        if left > WINDOW:
-            return
+        if left <= WINDOW:
+            self._try(self._watch, left)
+
+    def _watch(self, left: int) -> None:
         if not self._ball:
             self._params = [param for param in self._all() if param.grad is not None]
             self._ball = [torch.zeros_like(param) for param in self._params]
-        gradients = [param.grad for param in self._params if param.grad is not None]
+        gradients = [torch.zeros_like(param) if param.grad is None else param.grad for param in self._params]
         torch._foreach_mul_(self._ball, MOMENTUM)
         torch._foreach_add_(self._ball, gradients)
         if left == 1:
@@ -54,13 +60,28 @@ class Probe:
             `share_above_damping` (of coordinates whose second moment exceeds damping, or eps^2) and quantiles of the
             effective learning rate, lr over the denominator.
         """
-        update = torch._foreach_sub(self._params, self._before)
-        found = {"grad_norm": self._grad_norm, "update_norm": _norm(update)}
-        product = torch.stack([(u * b).sum() for u, b in zip(update, self._ball, strict=True)]).sum()
-        found["cosine_sgd"] = -product / (_norm(update) * _norm(self._ball))
-        found |= _describe(self.optimizer) or _describe_factors(self.optimizer)
+        found = self._try(self._step)
+        found |= self._try(_describe, self.optimizer) or self._try(_describe_factors, self.optimizer)
         self._params, self._ball, self._before = [], [], []
-        return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
+        numbers = torch.stack([value.float() for value in found.values()]).tolist() if found else []
+        return dict(zip(found, numbers, strict=True))
+
+    def _step(self) -> dict[str, Tensor]:
+        update = torch._foreach_sub(self._params, self._before)
+        product = torch.stack([(u * b).sum() for u, b in zip(update, self._ball, strict=True)]).sum()
+        norm = _norm(update)
+        return {"grad_norm": self._grad_norm, "update_norm": norm, "cosine_sgd": -product / (norm * _norm(self._ball))}
+
+    def _try(self, look: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a function says, or nothing and warn if it fails: an optimizer may keep anything in its state."""
+        try:
+            return look(*arguments)
+        except Exception as error:
+            if not self._warned:
+                name, reason = type(self.optimizer).__name__, f"{type(error).__name__}: {error}"
+                warnings.warn(f"{name} cannot be described ({reason}): diagnostics are left out", stacklevel=3)
+            self._warned = True
+            return {}
 
     def saved(self) -> dict[str, Any]:
         """Return what was seen of the epoch so far, for `load`."""
@@ -109,7 +130,7 @@ def _describe(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _describe_factors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """How much of the Kronecker factors never moved; nothing for optimizers that keep none."""
     frozen, count = [], 0
-    for state in optimizer.state.values():
+    for state in (optimizer.state.get(param, {}) for group in optimizer.param_groups for param in group["params"]):
         for axis in [key.removeprefix("factor_") for key in state if re.fullmatch(r"factor_\d+", key)]:
             factor = state[f"factor_{axis}"]
             # Shampoo sums its factors up from nothing; those without the root start at the identity
@@ -132,8 +153,8 @@ def _second_moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, 
                 rate = group["lr"] / (moment.float() + damping) ** group.get("power", 1)
                 yield moment, group["init"], damping, rate
             elif "exp_avg_sq" in state and "eps" in group and "betas" in group:
-                moment = state["exp_avg_sq"]
-                corrected = moment.float() / (1 - group["betas"][1] ** torch.as_tensor(state["step"]).to(moment.device))
+                moment, step = state["exp_avg_sq"], state.get("step", group.get("step"))  # some count in the group
+                corrected = moment.float() / (1 - group["betas"][1] ** torch.as_tensor(step).to(moment.device))
                 yield moment, 0.0, group["eps"] ** 2, group["lr"] / (corrected.sqrt() + group["eps"])
             elif "square_avg" in state and "eps" in group:
                 moment = state["square_avg"]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from rootfree.data.splits import PATIENCE
+
 
 def download_folder(root: Path, url: str, md5: str | None, download: bool) -> None:
     """Unpack an archive that holds one folder to `root`, unless `root` is there already.
@@ -27,7 +29,7 @@ def download_folder(root: Path, url: str, md5: str | None, download: bool) -> No
 
     part = root.with_name(f"{root.name}.part")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{part}.lock"):  # the ranks of one run, or the jobs of a sweep, wait for the first
+    with FileLock(f"{part}.lock", timeout=PATIENCE):  # the ranks of one run, or the jobs of a sweep, wait for the first
         if root.is_dir():
             return
         try:

@@ -1,6 +1,9 @@
 """`image_folder`: any folder of images `<root>/<split>/<class>/<file>`, decoded once, then read from one file."""
 
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache as once
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +16,9 @@ from torch import Tensor
 
 from rootfree.data.splits import Files, Split, TensorSplits, cached, divide, fingerprint, source_key
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
+            ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}  # fmt: skip
+LEFTOVERS = {"__macosx", "@eadir", "@recycle", "#recycle", "thumbs.db", "desktop.ini"}  # of macOS, NAS boxes, Windows
 VERSION = 2  # raise it when decoding changes, so that old cache files are not read
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
 LARGEST = 64  # pixels; larger images are better decoded as they are needed
@@ -34,6 +39,8 @@ def image_folder(
 ) -> TensorSplits:
     """Images in class folders, resized (shorter side, then centre crop) to `image_size`, held in memory as uint8.
 
+    A class's images may lie in folders below its own. What else lies below `root` is counted, by kind, in one line.
+
     Args:
         root: folder that holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`: used as the test split).
         name: what records and figures call the data; with the pixels' hash it identifies them, the path does not.
@@ -47,8 +54,8 @@ def image_folder(
 
     Raises:
         FileNotFoundError: if `root` or a split folder is missing.
-        ValueError: if there are fewer than two classes, classes differ between splits, a class is empty, an image
-            cannot be decoded, or there are too few images for the split.
+        ValueError: if there are fewer than two classes, classes differ between splits, a class is empty,
+            images cannot be decoded (all are named), or there are too few images for the split.
     """
     if image_size > LARGEST:
         raise ValueError(f"dataset.image_size = {image_size} is not allowed: image_folder holds its images in memory, "
@@ -72,7 +79,12 @@ def decoded(image_size: int, cache: Path, listing: Mapping[str, Listing]) -> dic
     splits = {split: flat(found) for split, found in listing.items()}
 
     def decode() -> dict[str, Any]:
-        made = {split: Split(_decode(found.paths, image_size, split), found.labels) for split, found in splits.items()}
+        damaged: list[ValueError] = []
+        made = {
+            split: Split(_decode(found.paths, image_size, split, damaged), found.labels)
+            for split, found in splits.items()
+        }
+        refuse(damaged)
         classes = list(listing["train"])
         content: dict[str, Any] = {split: {"images": s.images, "labels": s.labels} for split, s in made.items()}
         return {**content, "fingerprint": fingerprint(made, tuple(classes)), "classes": classes}
@@ -99,9 +111,46 @@ def list_splits(
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root = {root} is not a folder: give the one that holds train/<class>/* and "
                                 "test/<class>/* (or val/<class>/*)")  # fmt: skip
-    listing = {"train": _list(root, train, only), "test": _list(root, test, only)}
+    others: Counter[str] = Counter()
+    folders = {"train": _split_folder(root, train), "test": _split_folder(root, test)}
+    listing = {split: _list(folder, only, others) for split, folder in folders.items()}
     check_classes(root, listing)
+    for path in _entries(root):
+        if not path.is_dir():
+            others[_kind(path)] += 1
+        elif path.name in TRAIN + TEST and path not in folders.values():
+            others[f"in {path.name}/"] += sum(1 for _ in _files(path))
+        elif path not in folders.values():
+            others[f"{path.name}/"] = 0
+    if others:
+        _say(
+            f"{root}: not read: " + ", ".join(f"{count or ''} {kind}".strip() for kind, count in sorted(others.items()))
+        )
     return listing
+
+
+@once
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder is one that operating systems, notebooks and file servers leave behind."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        yield from (Path(where, name) for name in names if not is_leftover(name))
+
+
+def _kind(file: Path) -> str:
+    return file.suffix.lower() or "without suffix"
 
 
 def check_classes(root: Path, listing: Mapping[str, Listing]) -> None:
@@ -120,37 +169,58 @@ def flat(listing: Listing) -> Files:
     return Files([file for name in names for file in listing[name]], torch.cat(labels))
 
 
-def images_of(folder: Path) -> list[Path]:
-    """List the image files of a class, sorted; none is an error."""
-    found = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+def images_of(folder: Path, others: Counter[str]) -> list[Path]:
+    """List the image files of a class and of the folders below, sorted, and count others; none is an error."""
+    found = []
+    for file in _files(folder):
+        if file.suffix.lower() in SUFFIXES:
+            found.append(file)
+        else:
+            others[_kind(file)] += 1
     if not found:
         raise ValueError(f"{folder} is an empty class: no file ends in {', '.join(sorted(SUFFIXES))}")
-    return sorted(found, key=lambda file: file.name)
+    return sorted(found, key=lambda file: str(file.relative_to(folder)))
 
 
-def _list(root: Path, names: tuple[str, ...], only: list[str] | None) -> Listing:
+def _split_folder(root: Path, names: tuple[str, ...]) -> Path:
     folders = [root / name for name in names if (root / name).is_dir()]
     if not folders:
         raise FileNotFoundError(f"{root} has no folder {' or '.join(names)}: images belong in {names[0]}/<class>/*")
     for folder in folders:
-        classes = sorted(path for path in folder.iterdir() if path.is_dir())
-        if classes:
-            break
-    else:
-        raise ValueError(f"{folder} has no class folders: images belong in {folder.name}/<class>/*")
+        if any(path.is_dir() for path in _entries(folder)):
+            return folder
+    raise ValueError(f"{folder} has no class folders: images belong in {folder.name}/<class>/*")
+
+
+def _list(folder: Path, only: list[str] | None, others: Counter[str]) -> Listing:
+    classes = [path for path in _entries(folder) if path.is_dir()]
+    others.update(f"{_kind(path)} beside the class folders" for path in _entries(folder) if not path.is_dir())
     if only is not None:
         if missing := sorted(set(only) - {path.name for path in classes}):
             raise ValueError(f"{folder} lacks {len(missing)} of {len(only)} listed classes, such as {missing[0]}")
         classes = [path for path in classes if path.name in set(only)]
-    return {path.name: images_of(path) for path in classes}
+    return {path.name: images_of(path, others) for path in classes}
 
 
-def _decode(files: list[Path], image_size: int, split: str) -> Tensor:
+def _decode(files: list[Path], image_size: int, split: str, damaged: list[ValueError]) -> Tensor:
     images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
     for i, file in enumerate(track(files, f"decoding {split}")):
-        fitted = ImageOps.fit(read_image(file), (image_size, image_size), Image.Resampling.BICUBIC)
-        images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
+        try:
+            fitted = ImageOps.fit(read_image(file), (image_size, image_size), Image.Resampling.BICUBIC)
+        except ValueError as error:
+            damaged.append(error)
+        else:
+            images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
     return images
+
+
+def refuse(damaged: list[ValueError]) -> None:
+    """Raise one `ValueError` that names all damaged images, if there are any; of more than 100, the first."""
+    if damaged:
+        more = f"; and {len(damaged) - 100} more" if len(damaged) > 100 else ""
+        raise ValueError(
+            "; ".join(map(str, damaged[:100])) + more + f". Repair or remove {'it' if len(damaged) == 1 else 'them'}"
+        )
 
 
 def read_image(file: Path, least: int | None = None) -> Image.Image:
@@ -176,4 +246,4 @@ def read_image(file: Path, least: int | None = None) -> Image.Image:
                 upright = upright.convert("RGBA")
             return upright.convert("RGB")
     except Exception as error:  # decoders raise errors of many kinds
-        raise ValueError(f"{file} is not a readable image: {error}. Repair or remove it") from error
+        raise ValueError(f"{file} is not a readable image: {error}") from error

@@ -5,6 +5,7 @@ Workers decode, crop and distort 8-bit pixels; the device turns whole batches in
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from rootfree.data.download import download_folder
-from rootfree.data.image_folder import flat, list_splits, read_image
+from rootfree.data.image_folder import flat, list_splits, read_image, refuse
 from rootfree.data.splits import Batches, Files, Splits, cached, divide, source_key
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the published recipes use; of 1
+SHARED_MEMORY = Path("/dev/shm")  # where, on Linux, workers hand over their batches
+TIMEOUT = 300  # seconds that may pass until the next batch
 Share = Annotated[float, Ge(0), Le(1)]
 
 
@@ -53,7 +56,8 @@ def large_image_folder(
 ) -> "FileSplits":
     """Images in class folders, kept on disk. Training: random resized crops, distorted; else: resize, centre crop.
 
-    The first time, every image is decoded once, so that a damaged one is found before the training and not in it.
+    The first time, every image is decoded once, so that damaged ones are found before the training and not in it. A
+    class's images may lie in folders below its own. What else lies below `root` is counted, by kind, in one line.
 
     Args:
         root: folder that holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`: used as the test split).
@@ -82,8 +86,9 @@ def large_image_folder(
 
     Raises:
         FileNotFoundError: if `root` or a split folder is missing.
-        ValueError: if there are fewer than two classes, classes differ between splits, a class is empty, an image
-            cannot be decoded, there are too few images for the split, or a setting that cannot work with another.
+        ValueError: if there are fewer than two classes, classes differ between splits, a class is empty,
+            images cannot be decoded (all are named), there are too few images for the split, or a setting cannot work
+            with another.
     """
     folder = Path(root).expanduser().resolve()
     if url is not None:
@@ -92,7 +97,7 @@ def large_image_folder(
         raise ValueError("dataset.download = true is not allowed: dataset.url does not say from where")
     if scale[0] > scale[1]:
         raise ValueError(f"dataset.scale = {scale} is not allowed: the least comes first")
-    only = (Path(__file__).parent / class_list).read_text().split() if class_list else None
+    only = (Path(__file__).parent / Path(class_list).expanduser()).read_text().split() if class_list else None
     listing = list_splits(folder, only=only)
     splits, classes = {split: flat(found) for split, found in listing.items()}, tuple(sorted(listing["train"]))
     files = [path for found in splits.values() for path in found.paths]
@@ -117,16 +122,23 @@ def large_image_folder(
 def _verify(splits: dict[str, Files], classes: tuple[str, ...]) -> str:
     """Decode every image once, and return a hash of all files, labels and class names: 16 hexadecimal digits."""
 
-    def check(path: Path) -> bytes:
-        read_image(path, least=1)  # all of a JPEG's bytes are read even for the smallest size
+    def check(path: Path) -> bytes | ValueError:
+        try:
+            read_image(path, least=1)  # all of a JPEG's bytes are read even for the smallest size
+        except ValueError as error:
+            return error
         return hashlib.sha256(path.read_bytes()).digest()
 
-    digest = hashlib.sha256(repr(classes).encode())
+    digest, damaged = hashlib.sha256(repr(classes).encode()), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of Python's lock
         for split, found in sorted(splits.items()):
             digest.update(split.encode() + found.labels.numpy().tobytes())
             for content in track(pool.map(check, found.paths), f"verifying {split}", len(found)):
-                digest.update(content)
+                if isinstance(content, ValueError):
+                    damaged.append(content)
+                else:
+                    digest.update(content)
+    refuse(damaged)
     return digest.hexdigest()[:16]
 
 
@@ -181,7 +193,8 @@ class FileBatches(Batches):
         others: see `Batches`.
 
     Raises:
-        ValueError: if images are to be mixed and a rank has an odd number of them.
+        ValueError: if images are to be mixed and a rank has an odd number of them, or if the workers' batches have no
+            room in shared memory.
     """
 
     def __init__(
@@ -205,6 +218,9 @@ class FileBatches(Batches):
                 raise ValueError("dataset.mixup and cutmix pair images: each rank needs an even number of them; take "
                                  "an even dataset.batch_size, and dataset.drop_last=true")  # fmt: skip
             self._mix = Mixup(data.mixup, data.cutmix, label_smoothing=0.0, num_classes=len(data.classes))
+        if data.workers:  # each makes two batches ahead, and one is in use
+            at_once = min(2 * data.workers + 1, len(self.steps))
+            _check_room(at_once * max(map(len, self.steps)) * 3 * data.side**2)
         self._epoch: list[list[tuple[int, int]]] = []  # (image, seed) of each batch: what the loader's workers are told
         decoder = Decoder(split.paths, data.distort if training else data.plain, data.side)
         self._loader: DataLoader[Tensor] = DataLoader(
@@ -213,6 +229,7 @@ class FileBatches(Batches):
             sampler=self._epoch,
             num_workers=data.workers,
             persistent_workers=data.workers > 0,
+            timeout=TIMEOUT if data.workers else 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
@@ -227,10 +244,28 @@ class FileBatches(Batches):
         pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
         self._epoch[:] = [pairs[step.start : step.stop] for step in self.steps]
         order = order.to(self.device)
-        for step, pixels, seed in zip(self.steps, self._loader, mixing.tolist(), strict=True):
+        for step, pixels, seed in zip(self.steps, self._loaded(), mixing.tolist(), strict=True):
             images = pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
             images, labels = (images - self.mean) / self.std, self.labels[order[step.start : step.stop]]
             yield (images, labels) if self._mix is None else _seeded(self._mix, seed, images, labels)
+
+    def _loaded(self) -> Iterator[Tensor]:
+        """Iterate over the loader; without its timeout, a worker that finds no room would be waited for, for ever."""
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            raise RuntimeError(f"no batch came within {TIMEOUT} s: the disk may hang, or {SHARED_MEMORY} be full, "
+                               "which dataset.workers=0 does without") from error  # fmt: skip
+
+
+def _check_room(needed: int) -> None:
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    if free < needed:
+        raise ValueError(f"the batches of dataset.workers need {needed / 2**20:.0f} MB in {SHARED_MEMORY}, which has "
+                         f"{free / 2**20:.0f} MB: make it larger (docker run --shm-size=1g), take smaller batches "
+                         "(dataset.batch_size, trainer.eval_batch_size), or dataset.workers=0")  # fmt: skip
 
 
 class Erasing(v2.RandomErasing):

@@ -46,6 +46,7 @@ class Files:
 
 
 S = TypeVar("S", Split, Files)
+PATIENCE = 3600  # seconds that a process waits for another one's download or cache
 
 
 class Batches(ABC):
@@ -121,6 +122,12 @@ class Splits(ABC, Generic[S]):
     @abstractmethod
     def image_size(self) -> int:
         """Height and width in pixels."""
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many training images there are of each class."""
+        counts = torch.bincount(self.train.labels, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
 
     @property
     def mixes(self) -> bool:
@@ -239,9 +246,12 @@ def source_key(files: list[Path], *settings: object) -> str:
 
 def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return `make()`, kept in `file`: tensors and plain values only; written atomically, read back memory-mapped."""
+    file = file.expanduser()
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):  # the ranks of one run, or the jobs of a sweep, wait for the first
+        with FileLock(
+            f"{file}.lock", timeout=PATIENCE
+        ):  # the ranks of one run, or the jobs of a sweep, wait for the first
             if not file.exists():
                 value = make()
                 write_atomically(file, lambda stream: torch.save(value, stream))

@@ -1,12 +1,13 @@
 """`tiny_imagenet` (Stanford CS231n): 200 classes of ImageNet at 64x64 pixels, 100,000 training images."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
 from rootfree.data.download import download_folder
-from rootfree.data.image_folder import Listing, check_classes, decoded, images_of, in_memory, list_splits
+from rootfree.data.image_folder import Listing, check_classes, decoded, images_of, in_memory, is_leftover, list_splits
 from rootfree.data.splits import TensorSplits
 
 URL, MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -48,7 +49,8 @@ def tiny_imagenet(
 
 
 def _train(folder: Path) -> Listing:
-    return {path.name: images_of(path / "images") for path in sorted(folder.iterdir()) if path.is_dir()}
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not is_leftover(path.name))
+    return {path.name: images_of(path / "images", Counter()) for path in classes}
 
 
 def _val(annotations: Path) -> Listing:

@@ -1,6 +1,7 @@
 """What every optimizer of this package shares: validation, gradients, and a state that keeps its dtype."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
@@ -8,15 +9,46 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
 class Optimizer(torch.optim.Optimizer):
-    """A `torch.optim.Optimizer` whose subclasses write only `update(group)`: one step of one parameter group."""
+    """A `torch.optim.Optimizer` whose subclasses say what their numbers may be, and how one group makes a step.
 
-    def update(self, group: dict[str, Any]) -> None:
-        """Update the parameters of one group from their gradients, in place."""
+    Attributes:
+        ALWAYS: what the state of every parameter holds; names of matrices without the axis they end in.
+        SOMETIMES: what it may hold, too.
+        WHOLE: whether a step needs whole parameters, since it treats their axes and not their coordinates.
+    """
+
+    ALWAYS: tuple[str, ...]
+    SOMETIMES: tuple[str, ...] = ()
+    WHOLE = False
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Raise `ValueError` unless every hyper-parameter of a group is in its range; bring them into one form."""
         raise NotImplementedError
+
+    def update(self, group: dict[str, Any], first: int) -> None:
+        """Update the parameters of one group from their gradients, in place.
+
+        Args:
+            group: the group.
+            first: the place of its first parameter among all.
+        """
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
+        super().add_param_group(self._checked({**self.defaults, **param_group}))
+
+    def _checked(self, group: dict[str, Any]) -> dict[str, Any]:
+        for key in self.defaults.keys() & group.keys():
+            if not (key == "lr" and isinstance(group[key], Tensor)):
+                group[key] = _plain(group[key])
+        self.check_group(group)
+        return group
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -25,19 +57,78 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        first = 0
         for group in self.param_groups:
-            self.update(group)
+            self.update(group, first)
+            first += len(group["params"])
         return loss
 
+    def with_gradient(self, group: dict[str, Any]) -> Iterator[Tensor]:
+        """Yield the group's parameters that have a gradient, and elements.
+
+        Raises:
+            ValueError: if a parameter or its gradient is of a kind that a step cannot take.
+        """
+        for param in group["params"]:
+            if param.grad is None or param.numel() == 0:
+                continue
+            name, shape = type(self).__name__, tuple(param.shape)
+            if param.grad.layout != torch.strided:
+                raise ValueError(f"a sparse gradient (shape {shape}) is not supported by {name}: dense ones are")
+            if not param.is_floating_point():
+                kind = "a complex" if param.is_complex() else "an integer"
+                raise ValueError(f"{kind} parameter (shape {shape}) is not supported by {name}: real ones are")
+            if self.WHOLE and (part := _kind_of_shard(param)):
+                raise ValueError(
+                    f"{part} (shape {shape}) is not supported by {name}, whose matrices belong to the axes of whole "
+                    "parameters: DistributedDataParallel keeps them whole; RFRMSProp and RFAdamW need only coordinates"
+                )
+            yield param
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state bit for bit: unlike torch's own, a state tensor keeps its dtype when the parameter's differs."""
-        super().load_state_dict(state_dict)
-        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
-        for saved_id, param in zip(saved_ids, params, strict=True):
-            if saved_id in state_dict["state"]:
-                saved = state_dict["state"][saved_id]
+        """Load a state bit for bit: unlike torch's own, a state tensor keeps its dtype when the parameter's differs.
+
+        A hyper-parameter that the state of an older version lacks stays as it is.
+
+        Raises:
+            ValueError: if it is the state of another optimizer, or of other parameters; nothing is loaded then.
+        """
+        saved_groups = state_dict["param_groups"]
+        groups = [self._completed(group, saved) for group, saved in zip(self.param_groups, saved_groups, strict=False)]
+        groups += saved_groups[len(groups) :]  # torch refuses another number of them
+        ids = chain.from_iterable(group["params"] for group in saved_groups)
+        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        states = [(param, state_dict["state"].get(key)) for key, param in zip(ids, params, strict=False)]
+        for param, saved in states:
+            if saved:
+                self._check_state(param, saved)
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        for param, saved in states:
+            if saved is not None:
                 self.state[param] = {key: _copy_to(value, param.device) for key, value in saved.items()}
+
+    def _completed(self, group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        """Return a saved group with what it lacks, checked."""
+        name = type(self).__name__
+        if lacking := [key for key in ("lr", "batch_size") if key in self.defaults and key not in saved]:
+            raise ValueError(f"this is not the state of {name}: its parameter groups lack {', '.join(lacking)}")
+        return self._checked({**{key: group[key] for key in self.defaults.keys() & group.keys()}, **saved})
+
+    def _check_state(self, param: Tensor, saved: dict[str, Any]) -> None:
+        """Refuse the saved state of a parameter that this class cannot have written, or not for such a parameter."""
+        name, found = type(self).__name__, {re.sub(r"_\d+$", "", str(key)) for key in saved}
+        if foreign := sorted(found - {*self.ALWAYS, *self.SOMETIMES}):
+            known = ", ".join((*self.ALWAYS, *self.SOMETIMES))
+            raise ValueError(f"this is not the state of {name}: it holds {', '.join(foreign)}, and {name}'s {known}")
+        if lacking := [key for key in self.ALWAYS if key not in found]:
+            raise ValueError(f"this is not the state of {name}: it lacks {', '.join(lacking)}")
+        for key, value in saved.items():
+            if isinstance(value, Tensor) and value.ndim:
+                axis = re.search(r"_(\d+)$", key)
+                shape = (dict(enumerate(param.shape or (1,))).get(int(axis[1])),) * 2 if axis else param.shape
+                if value.shape != shape:
+                    raise ValueError(f"{key} of shape {tuple(value.shape)} is not the state of a parameter of shape "
+                                     f"{tuple(param.shape)}")  # fmt: skip
 
 
 def _copy_to(value: Any, device: torch.device) -> Any:
@@ -49,23 +140,57 @@ def _copy_to(value: Any, device: torch.device) -> Any:
     return deepcopy(value)
 
 
-def with_gradient(group: dict[str, Any]) -> Iterator[Tensor]:
-    """The group's parameters that have a gradient; `ValueError` for a sparse or complex one."""
-    for param in group["params"]:
-        if param.grad is None:
-            continue
-        if param.grad.is_sparse or torch.is_complex(param):
-            kind = "sparse" if param.grad.is_sparse else "complex"
-            raise ValueError(f"a {kind} gradient (shape {tuple(param.shape)}) is not supported: dense real ones are")
-        yield param
+def _plain(value: Any) -> Any:
+    """Turn the numbers of numpy and of tensors into Python's, which every checkpoint can hold."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
 
 
-def check(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Raise `ValueError` unless `value` is a number in [low, high], or (low, high] with `open_low`; NaN never is."""
-    number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
-    if not number or not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
-        bracket = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-        raise ValueError(f"{name} = {value!r} is not allowed: a number in {bracket} is")
+def _kind_of_shard(param: Tensor) -> str | None:
+    """Say what a parameter is that a process holds a part of, or None for a whole one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    from torch.distributed.tensor import DTensor  # takes a while, and there is none without processes
+
+    if isinstance(param, DTensor):
+        return "a DTensor"
+    # FullyShardedDataParallel leaves parts in the place of its parameters, and marks them by this alone
+    return "a parameter of FullyShardedDataParallel" if getattr(param, "_fsdp_flattened", False) else None
+
+
+def check(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    """Raise `ValueError` unless `value` is a finite number in [low, high], without an end that is open; NaN never is.
+
+    A 0-d tensor counts as a number.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = number or (isinstance(value, Tensor) and value.ndim == 0)
+    if (
+        not number
+        or not (low < value if open_low else low <= value)
+        or not (value < high if open_high else value <= high)
+        or math.isinf(value)
+    ):
+        brackets = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
+        raise ValueError(
+            f"{name} = {value!r} is not allowed: a number in {brackets[0]}{low:g}, {high:g}{brackets[1]} is"
+        )
+
+
+def check_betas(betas: Any, *, open_high: bool = False) -> None:
+    """Raise `ValueError` unless `betas` are two numbers in [0, 1], or in [0, 1) with `open_high`."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas = {betas!r} is not allowed: two numbers in [0, 1{')' if open_high else ']'} are")
+    for i, beta in enumerate(betas):
+        check(f"betas[{i}]", beta, 0, 1, open_high=open_high)
+
+
+def check_interval(value: Any) -> None:
+    """Raise `ValueError` unless `value` can be an `update_every`: an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"update_every = {value!r} is not allowed: an integer in [1, inf) is")
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -93,17 +218,27 @@ def foreach(operation: str, tensors: list[Tensor], *others: Any, **scalars: floa
     """Apply `Tensor.<operation>` to each of a list of tensors as one multi-tensor operation; `others` may be lists too.
 
     A compiled function fuses operations anyway: there they are spelled out tensor by tensor, with explicit casts, since
-    inductor then rounds low-precision results where eager operations do. Both compute in float32 at least.
+    inductor then rounds low-precision results where eager operations do. Both compute in float32 at least. A number
+    that enters a compiled function as a 0-d float64 tensor is taken in the dtype of the arithmetic, as Python's is.
     """
     if not torch.compiler.is_compiling():
         return getattr(torch, f"_foreach_{operation}")(tensors, *others, **scalars)
     columns = [other if isinstance(other, list) else [other] * len(tensors) for other in others]
     function = getattr(Tensor, operation.removesuffix("_"))
-    results = [function(*map(_widened, row), **scalars).to(row[0].dtype) for row in zip(tensors, *columns, strict=True)]
+    results = []
+    for tensor, *row in zip(tensors, *columns, strict=True):
+        first = _widened(tensor)
+        wide = [_widened(other) if isinstance(column, list) else _taken_in(other, first)
+                for other, column in zip(row, others, strict=True)]  # fmt: skip
+        results.append(function(first, *wide, **scalars).to(tensor.dtype))
     if operation.endswith("_"):
         for tensor, result in zip(tensors, results, strict=True):
             tensor.copy_(result)
     return results
+
+
+def _taken_in(number: Any, tensor: Tensor) -> Any:
+    return number.to(tensor.dtype) if isinstance(number, Tensor) else number
 
 
 def _widened(value: Any) -> Any:
@@ -120,12 +255,33 @@ def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:
     foreach("mul_", tensors, torch.as_tensor(factor, dtype=torch.float64 if wide else torch.float32))
 
 
-def subtract_(params: list[Tensor], directions: list[Tensor], lr: float | Tensor) -> None:
-    """Do p <- p - lr d in place as torch's own optimizers do; a tensor `lr` may change without compiling again."""
-    if isinstance(lr, Tensor):
-        foreach("sub_", params, foreach("mul", [_widened(direction) for direction in directions], lr))
+def as_tensors(numbers: dict[str, Any], device: torch.device) -> dict[str, Tensor | None]:
+    """Turn numbers into what enters a compiled step, since a new Python number would compile again; None stays.
+
+    They are filled in on the device, which waits for nothing, as a copy would.
+    """
+    return {
+        key: number.to(device, torch.float64) if isinstance(number, Tensor)
+        else None if number is None else torch.full((), number, dtype=torch.float64, device=device)
+        for key, number in numbers.items()
+    }  # fmt: skip
+
+
+def add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
+    """Do x <- x + factor y in place; a factor that is a tensor may change without compiling again."""
+    if isinstance(factor, Tensor):
+        foreach("add_", tensors, foreach("mul", [_widened(other) for other in others], factor))
     else:
-        foreach("add_", params, directions, alpha=-lr)
+        foreach("add_", tensors, others, alpha=factor)
+
+
+def add_squares_(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
+    """Do x <- x + factor y^2 in place; a factor that is a tensor may change without compiling again."""
+    if isinstance(factor, Tensor):
+        wide = [_widened(other) for other in others]
+        foreach("add_", tensors, foreach("mul", foreach("mul", wide, factor), wide))
+    else:
+        foreach("addcmul_", tensors, others, others, value=factor)
 
 
 def divide(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]:
@@ -136,13 +292,14 @@ def divide(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]
 
 
 def pieces(params: list[Tensor], whole: bool) -> Iterator[list[Tensor]]:
-    """Split parameters into lists to update one after the other: all, unless they are on a CPU and not wanted `whole`.
+    """Split parameters into lists to update one after the other: all of a device, or less on a CPU if not `whole`.
 
     There a list should fit into the cache, so that only the first of the operations waits for memory.
     """
     piece: list[Tensor] = []
     for param in params:
-        if piece and param.is_cpu and not whole and sum(other.numel() for other in piece) + param.numel() > 2**16:
+        full = param.is_cpu and not whole and sum(other.numel() for other in piece) + param.numel() > 2**16
+        if piece and (full or param.device != piece[0].device):
             yield piece
             piece = []
         piece.append(param)
@@ -152,7 +309,7 @@ def pieces(params: list[Tensor], whole: bool) -> Iterator[list[Tensor]]:
 
 @cache
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile an update once per set of shapes and hyper-parameters, of which one process may well see many."""
+    """Compile an update once per set of shapes and of options that change its code: one process may well see many."""
     return torch.compile(  # type: ignore[call-overload]  # its overloads lack recompile_limit
         function,
         fullgraph=True,

@@ -7,14 +7,12 @@ multiplication.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from rootfree.optim.base import with_gradient
 
 State = dict[str, Any]
 
@@ -23,21 +21,15 @@ BLOCK = 256  # symmetric products of at least this size are multiplied out by bl
 SHORT = 64  # products with middle axes of this length are bound by memory, not by arithmetic
 
 
-def check_interval(value: Any) -> None:
-    """Raise `ValueError` unless `value` can be an `update_every`: an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"update_every = {value!r} is not allowed: an integer in [1, inf) is")
-
-
-def batches(group: dict[str, Any], state: dict[Tensor, State]) -> Iterator[list[Tensor]]:
-    """Yield the parameters with a gradient, in lists of equal shape, dtype, device and phase of `update_every`."""
+def batches(params: Iterable[Tensor], update_every: int, state: dict[Tensor, State]) -> Iterator[list[Tensor]]:
+    """Yield parameters in lists of equal shape, dtype, device and phase of `update_every`."""
     alike = defaultdict(list)
-    for param in with_gradient(group):
-        phase = state[param].get("step", 0) % group["update_every"]
+    for param in params:
+        phase = state[param].get("step", 0) % update_every
         alike[param.shape, param.dtype, param.device, phase].append(param)
-    for (shape, *_), params in alike.items():
+    for (shape, *_), members in alike.items():
         count = max(1, STACK_ELEMENTS // max(math.prod(shape), *(dim**2 for dim in shape), 1))
-        yield from (params[start : start + count] for start in range(0, len(params), count))
+        yield from (members[start : start + count] for start in range(0, len(members), count))
 
 
 def stacked(states: Sequence[State], key: str) -> Tensor:

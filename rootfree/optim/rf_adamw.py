@@ -19,7 +19,6 @@ twice, after either product, here once.
 """
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -27,7 +26,10 @@ from torch import Tensor
 
 from rootfree.optim.base import (
     Optimizer,
+    add_scaled_,
+    as_tensors,
     check,
+    check_betas,
     check_choice,
     compiled,
     divide,
@@ -35,8 +37,6 @@ from rootfree.optim.base import (
     dtype_of_state,
     foreach,
     pieces,
-    subtract_,
-    with_gradient,
 )
 from rootfree.optim.rounding import average_squares_, check_rounding, warn_of_freeze
 
@@ -48,21 +48,22 @@ def rf_adamw_(
     second_moments: list[Tensor],
     lr: float | Tensor,
     *,
-    beta1: float,
-    beta2: float,
-    damping: float,
-    weight_decay: float,
-    batch_size: float,
+    beta1: float | Tensor,
+    beta2: float | Tensor,
+    damping: float | Tensor,
+    weight_decay: float | Tensor | None,
+    batch_size: float | Tensor,
     bias_correction: bool,
     steps: list[Tensor],
     seeds: list[int],
 ) -> None:
     """Update parameters and state in place by one step.
 
-    `steps` is empty unless bias correction or stochastic rounding needs it, `seeds` unless rounding is stochastic.
+    `steps` is empty unless bias correction or stochastic rounding needs it, `seeds` unless rounding is stochastic. No
+    weight decay is None. Numbers that are tensors may change without compiling again.
     """
-    if weight_decay != 0:
-        subtract_(params, params, lr * weight_decay)
+    if weight_decay is not None:
+        add_scaled_(params, params, -lr * weight_decay)
 
     if steps:
         foreach("add_", steps, 1)
@@ -76,7 +77,7 @@ def rf_adamw_(
         foreach("div_", directions, [1 - beta1 ** step.double() for step in steps])
     else:
         directions = divide(first_moments, foreach("add", second_moments, damping))
-    subtract_(params, directions, lr)
+    add_scaled_(params, directions, -lr)
 
 
 class RFAdamW(Optimizer):
@@ -102,7 +103,7 @@ class RFAdamW(Optimizer):
         lr: Step size b1; >= 0. A float, or a 0-d tensor.
         batch_size: B, how many examples the mean loss is over; >= 1. With gradient accumulation the number over all
             micro-batches, with data-parallel processes the number over all processes.
-        betas: Weights of the old first and second moments, each in [0, 1].
+        betas: Weights of the old first and second moments, each in [0, 1]; below 1 with `bias_correction`.
         damping: Added to the denominator, in units of B g^2; >= 0. With `init=0` and `damping=0`, a zero gradient gives
             0 / 0 = NaN.
         weight_decay: Decoupled weight decay kappa: parameters shrink by lr * kappa in each step; >= 0.
@@ -115,13 +116,16 @@ class RFAdamW(Optimizer):
             without bias, with bits that depend on the step, the position of the parameter among all parameters, and the
             element; a counter per parameter joins the state. The first moment is rounded to nearest either way.
         compile: Run the update of a group as one compiled kernel. The first step then takes up to a minute, the later
-            ones are several times faster on a CPU. A change of `lr` does not compile again; that of another
-            hyper-parameter does.
+            ones are several times faster on a CPU. No number that changes compiles again, but a weight decay that
+            becomes 0 or ceases to be.
 
     Raises:
         ValueError: If a value lies outside its range (the message names it and the range), or, in a step, if a gradient
-            is sparse or complex.
+            is sparse or a parameter complex or an integer.
     """
+
+    ALWAYS = ("first_moment", "second_moment")
+    SOMETIMES = ("step",)
 
     def __init__(
         self,
@@ -152,29 +156,24 @@ class RFAdamW(Optimizer):
         )
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
-        group = {**self.defaults, **param_group}
+    def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
         check("lr", group["lr"], 0)
         check("batch_size", group["batch_size"], 1)
-        if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
-            raise ValueError(f"betas = {group['betas']!r} is not allowed: two numbers in [0, 1] are")
-        check("betas[0]", group["betas"][0], 0, 1)
-        check("betas[1]", group["betas"][1], 0, 1)
+        check_choice("bias_correction", group["bias_correction"], (False, True))
+        check_betas(group["betas"], open_high=group["bias_correction"])
         check("damping", group["damping"], 0)
         check("weight_decay", group["weight_decay"], 0)
-        check_choice("bias_correction", group["bias_correction"], (False, True))
         check("init", group["init"], 0)
         check_choice("compile", group["compile"], (False, True))
         group["state_dtype"] = dtype_name(group["state_dtype"])
         check_rounding(group["rounding"], group["state_dtype"])
-        super().add_param_group(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: D102
+        super().add_param_group(param_group)
         warn_of_freeze(self.param_groups, [group["betas"][1] for group in self.param_groups])
 
-    def update(self, group: dict[str, Any]) -> None:
-        """Update the parameters of one group that have a gradient."""
-        params = list(with_gradient(group))
-        beta1, beta2 = group["betas"]
+    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
+        params = list(self.with_gradient(group))
         stochastic = group["rounding"] == "stochastic"
         counted = stochastic or group["bias_correction"]
         for param in params:
@@ -183,13 +182,14 @@ class RFAdamW(Optimizer):
                 dtype = dtype_of_state(group, param)
                 state["first_moment"] = torch.zeros_like(param, dtype=dtype)
                 state["second_moment"] = torch.full_like(param, group["init"], dtype=dtype)
-                if counted:
-                    state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
+            if counted and "step" not in state:
+                state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
 
-        position = {param: i for i, param in enumerate(chain.from_iterable(g["params"] for g in self.param_groups))}
-        function, lr = rf_adamw_, group["lr"]
-        if group["compile"]:  # a new number would compile again
-            function, lr = compiled(rf_adamw_), torch.as_tensor(lr, dtype=torch.float64)
+        place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
+        function = compiled(rf_adamw_) if group["compile"] else rf_adamw_
+        numbers = {key: group[key] for key in ("lr", "damping", "batch_size")}
+        numbers |= {"beta1": group["betas"][0], "beta2": group["betas"][1]}
+        numbers["weight_decay"] = group["weight_decay"] or None
         for piece in pieces(params, whole=group["compile"]):
             states = [self.state[param] for param in piece]
             function(
@@ -197,13 +197,8 @@ class RFAdamW(Optimizer):
                 [param.grad for param in piece if param.grad is not None],
                 [state["first_moment"] for state in states],
                 [state["second_moment"] for state in states],
-                lr,
-                beta1=beta1,
-                beta2=beta2,
-                damping=group["damping"],
-                weight_decay=group["weight_decay"],
-                batch_size=group["batch_size"],
                 bias_correction=group["bias_correction"],
                 steps=[state["step"] for state in states] if counted else [],
-                seeds=[position[param] for param in piece] if stochastic else [],
+                seeds=[place[param] for param in piece] if stochastic else [],
+                **(as_tensors(numbers, piece[0].device) if group["compile"] else numbers),
             )

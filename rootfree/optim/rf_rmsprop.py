@@ -25,7 +25,6 @@ after the root, where damping (units of B g^2) is added before it.
 """
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -33,6 +32,8 @@ from torch import Tensor
 
 from rootfree.optim.base import (
     Optimizer,
+    add_scaled_,
+    as_tensors,
     check,
     check_choice,
     compiled,
@@ -42,8 +43,6 @@ from rootfree.optim.base import (
     foreach,
     pieces,
     scale_,
-    subtract_,
-    with_gradient,
 )
 from rootfree.optim.rounding import average_squares_, check_rounding, warn_of_freeze
 
@@ -55,18 +54,19 @@ def rf_rmsprop_(
     momentum_buffers: list[Tensor],
     lr: float | Tensor,
     *,
-    beta2: float,
-    damping: float,
+    beta2: float | Tensor,
+    damping: float | Tensor,
     momentum: float | Tensor,
-    weight_decay: float,
-    batch_size: float,
+    weight_decay: float | Tensor | None,
+    batch_size: float | Tensor,
     power: float,
     steps: list[Tensor],
     seeds: list[int],
 ) -> None:
     """Update parameters and state in place by one step.
 
-    `momentum_buffers` is empty where momentum is 0, `steps` and `seeds` are unless rounding is stochastic.
+    `momentum_buffers` is empty where momentum is 0, `steps` and `seeds` are unless rounding is stochastic. No weight
+    decay is None. Numbers that are tensors may change without compiling again.
     """
     if steps:
         foreach("add_", steps, 1)
@@ -79,14 +79,14 @@ def rf_rmsprop_(
     elif power != 1:
         foreach("pow_", denominators, power)
     directions = divide(grads, denominators)
-    if weight_decay != 0:
-        foreach("add_", directions, params, alpha=weight_decay)
+    if weight_decay is not None:
+        add_scaled_(directions, params, weight_decay)
 
     if momentum_buffers:
         scale_(momentum_buffers, momentum)
         foreach("add_", momentum_buffers, directions)
         directions = momentum_buffers
-    subtract_(params, directions, lr)
+    add_scaled_(params, directions, -lr)
 
 
 class RFRMSProp(Optimizer):
@@ -132,13 +132,17 @@ class RFRMSProp(Optimizer):
             element; a counter per parameter joins the state. The momentum buffer is rounded to nearest either way: what
             it gains and loses in a step is large enough for bfloat16 to see.
         compile: Run the update of a group as one compiled kernel. The first step then takes up to a minute, the later
-            ones are several times faster on a CPU. A change of `lr` or `momentum` does not compile again; that of
-            another hyper-parameter does. Equal to eager up to the fusing of multiplication and addition.
+            ones are several times faster on a CPU. No number that changes compiles again, but `power`, and a momentum
+            or weight decay that becomes 0 or ceases to be. Equal to eager up to the fusing of multiplication and
+            addition.
 
     Raises:
         ValueError: If a value lies outside its range (the message names it and the range), or, in a step, if a gradient
-            is sparse or complex.
+            is sparse or a parameter complex or an integer.
     """
+
+    ALWAYS = ("second_moment",)
+    SOMETIMES = ("momentum_buffer", "step")
 
     def __init__(
         self,
@@ -171,9 +175,7 @@ class RFRMSProp(Optimizer):
         )
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
-        group = {**self.defaults, **param_group}
+    def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
         check("lr", group["lr"], 0)
         check("batch_size", group["batch_size"], 1)
         check("beta2", group["beta2"], 0, 1)
@@ -185,28 +187,28 @@ class RFRMSProp(Optimizer):
         check_choice("compile", group["compile"], (False, True))
         group["state_dtype"] = dtype_name(group["state_dtype"])
         check_rounding(group["rounding"], group["state_dtype"])
-        super().add_param_group(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: D102
+        super().add_param_group(param_group)
         warn_of_freeze(self.param_groups, [group["beta2"] for group in self.param_groups])
 
-    def update(self, group: dict[str, Any]) -> None:
-        """Update the parameters of one group that have a gradient."""
-        params = list(with_gradient(group))
+    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
+        params = list(self.with_gradient(group))
         stochastic = group["rounding"] == "stochastic"
         for param in params:
             state = self.state[param]
             dtype = dtype_of_state(group, param)
             if not state:
                 state["second_moment"] = torch.full_like(param, group["init"], dtype=dtype)
-                if stochastic:
-                    state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
+            if stochastic and "step" not in state:
+                state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
             if group["momentum"] != 0 and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
 
-        position = {param: i for i, param in enumerate(chain.from_iterable(g["params"] for g in self.param_groups))}
-        function, lr, momentum = rf_rmsprop_, group["lr"], group["momentum"]
-        if group["compile"]:  # what schedulers change goes in as tensors, since a new number would compile again
-            function = compiled(rf_rmsprop_)
-            lr, momentum = torch.as_tensor(lr, dtype=torch.float64), torch.as_tensor(momentum, dtype=torch.float64)
+        place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
+        function = compiled(rf_rmsprop_) if group["compile"] else rf_rmsprop_
+        numbers = {key: group[key] for key in ("lr", "beta2", "damping", "momentum", "batch_size")}
+        numbers["weight_decay"] = group["weight_decay"] or None
         for piece in pieces(params, whole=group["compile"]):
             states = [self.state[param] for param in piece]
             function(
@@ -214,13 +216,8 @@ class RFRMSProp(Optimizer):
                 [param.grad for param in piece if param.grad is not None],
                 [state["second_moment"] for state in states],
                 [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
-                lr,
-                beta2=group["beta2"],
-                damping=group["damping"],
-                momentum=momentum,
-                weight_decay=group["weight_decay"],
-                batch_size=group["batch_size"],
                 power=group["power"],
                 steps=[state["step"] for state in states] if stochastic else [],
-                seeds=[position[param] for param in piece] if stochastic else [],
+                seeds=[place[param] for param in piece] if stochastic else [],
+                **(as_tensors(numbers, piece[0].device) if group["compile"] else numbers),
             )

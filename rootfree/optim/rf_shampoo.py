@@ -33,10 +33,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, dtype_name, dtype_of_state, scale_, subtract_
+from rootfree.optim.base import Optimizer, add_scaled_, check, check_interval, dtype_name, dtype_of_state, scale_
 from rootfree.optim.kronecker import (
     batches,
-    check_interval,
     inner,
     long_axes,
     multiply,
@@ -82,7 +81,7 @@ def rf_shampoo_(
         scale_(momentum_buffers, momentum)
         torch._foreach_add_(momentum_buffers, directions)
         directions = momentum_buffers
-    subtract_(params, directions, lr)
+    add_scaled_(params, directions, -lr)
     return failed
 
 
@@ -150,8 +149,13 @@ class RFShampoo(Optimizer):
             dtype); None takes the parameter's. Inverses are computed in float32 at least.
 
     Raises:
-        ValueError: If a value lies outside its range (the message names both), or a gradient is sparse or complex.
+        ValueError: If a value lies outside its range (the message names both), or, in a step, if a gradient is sparse
+            or a parameter complex, an integer, or not whole: a DTensor, or a flat one of FullyShardedDataParallel.
     """
+
+    ALWAYS = ("step", "failures", "factor", "inverse")
+    SOMETIMES = ("momentum_buffer",)
+    WHOLE = True
 
     def __init__(
         self,
@@ -178,9 +182,7 @@ class RFShampoo(Optimizer):
         )
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
-        group = {**self.defaults, **param_group}
+    def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
         check("lr", group["lr"], 0)
         check("batch_size", group["batch_size"], 1)
         check("beta2", group["beta2"], 0, 1)
@@ -189,11 +191,9 @@ class RFShampoo(Optimizer):
         check("weight_decay", group["weight_decay"], 0)
         check_interval(group["update_every"])
         group["state_dtype"] = dtype_name(group["state_dtype"])
-        super().add_param_group(group)
 
-    def update(self, group: dict[str, Any]) -> None:
-        """Update the parameters of one group that have a gradient."""
-        for params in batches(group, self.state):
+    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
+        for params in batches(self.with_gradient(group), group["update_every"], self.state):
             axes = long_axes(params[0].shape)
             states = [self._state(param, group) for param in params]
             failed = rf_shampoo_(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import check_choice, dtype_of_state, foreach, scale_
+from rootfree.optim.base import add_squares_, check_choice, dtype_of_state, scale_
 
 _MASK = 0xFFFFFFFF
 
@@ -46,16 +46,18 @@ def _hash(x: Tensor) -> Tensor:
 def average_squares_(
     second_moments: list[Tensor],
     grads: list[Tensor],
-    beta2: float,
-    gain: float,
+    beta2: float | Tensor,
+    gain: float | Tensor,
     steps: Sequence[Tensor],
     seeds: Sequence[int],
 ) -> None:
     """Do s <- beta2 s + gain g^2 in place, stochastically rounded where there are `seeds`, else to nearest."""
     if not seeds:
         scale_(second_moments, beta2)
-        foreach("addcmul_", second_moments, grads, grads, value=gain)
+        add_squares_(second_moments, grads, gain)
         return
+    # a 0-d second moment would take part in wider arithmetic than others
+    beta2, gain = (number.float() if isinstance(number, Tensor) else number for number in (beta2, gain))
     for second_moment, grad, step, seed in zip(second_moments, grads, steps, seeds, strict=True):
         exact = beta2 * second_moment.float() + gain * grad.float().square()
         second_moment.copy_(stochastic_bfloat16(exact, seed, step))
@@ -72,11 +74,11 @@ def check_rounding(rounding: Any, state_dtype: str | None) -> None:
 
 def warn_of_freeze(groups: list[dict[str, Any]], beta2s: list[float]) -> None:
     """Warn if the last group is the first whose second moment never decays: once per optimizer."""
-    frozen = [_freezing_dtype(group, beta2) for group, beta2 in zip(groups, beta2s, strict=True)]
-    if frozen[-1] and not any(frozen[:-1]):
+    dtype = _freezing_dtype(groups[-1], beta2s[-1])
+    if dtype and not any(map(_freezing_dtype, groups[:-1], beta2s[:-1])):
         warnings.warn(
-            f"beta2 = {beta2s[-1]} freezes a second moment in {str(frozen[-1]).removeprefix('torch.')}: rounded to "
-            f"nearest, it never decays, because 1 - beta2 is below {torch.finfo(frozen[-1]).eps / 4:.2g}. Remedies: "
+            f"beta2 = {beta2s[-1]} freezes a second moment in {str(dtype).removeprefix('torch.')}: rounded to "
+            f"nearest, it never decays, because 1 - beta2 is below {torch.finfo(dtype).eps / 4:.2g}. Remedies: "
             "rounding='stochastic' (in bfloat16), a larger 1 - beta2, a wider state_dtype",
             stacklevel=5,  # the line that calls the constructor
         )
@@ -85,4 +87,5 @@ def warn_of_freeze(groups: list[dict[str, Any]], beta2s: list[float]) -> None:
 def _freezing_dtype(group: dict[str, Any], beta2: float) -> torch.dtype | None:
     """Return the dtype in which beta2 * s rounds to s for every s, if the group keeps a second moment in such a one."""
     dtypes = {dtype_of_state(group, param) for param in group["params"]} if group["rounding"] == "nearest" else set()
-    return next((dtype for dtype in dtypes if 0 < 1 - beta2 < torch.finfo(dtype).eps / 4), None)
+    floating = (dtype for dtype in dtypes if dtype.is_floating_point)
+    return next((dtype for dtype in floating if 0 < 1 - beta2 < torch.finfo(dtype).eps / 4), None)

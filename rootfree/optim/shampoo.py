@@ -35,12 +35,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, check_choice, dtype_name, dtype_of_state, scale_, subtract_
+from rootfree.optim.base import (
+    Optimizer,
+    add_scaled_,
+    check,
+    check_betas,
+    check_choice,
+    check_interval,
+    dtype_name,
+    dtype_of_state,
+    scale_,
+)
 from rootfree.optim.kronecker import (
     add_gram_,
     all_axes,
     batches,
-    check_interval,
     multiply_all,
     refresh,
     stack,
@@ -98,7 +107,7 @@ def shampoo_(
         torch._foreach_clamp_min_(lengths, torch.finfo(dtype).tiny)  # a zero direction stays zero
         torch._foreach_mul_(lengths, [1 - beta1**step for step in steps])
         torch._foreach_mul_(directions, torch._foreach_div(adam, lengths))
-    subtract_(params, directions, lr)
+    add_scaled_(params, directions, -lr)
     return failed
 
 
@@ -143,8 +152,13 @@ class Shampoo(Optimizer):
             dtype); None takes the parameter's. Roots are computed in float32 at least.
 
     Raises:
-        ValueError: If a value lies outside its range (the message names both), or a gradient is sparse or complex.
+        ValueError: If a value lies outside its range (the message names both), or, in a step, if a gradient is sparse
+            or a parameter complex, an integer, or not whole: a DTensor, or a flat one of FullyShardedDataParallel.
     """
+
+    ALWAYS = ("step", "failures", "factor", "root")
+    SOMETIMES = ("momentum_buffer", "second_moment")
+    WHOLE = True
 
     def __init__(
         self,
@@ -169,23 +183,17 @@ class Shampoo(Optimizer):
         )
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; a hyper-parameter that it does not set is the constructor's."""
-        group = {**self.defaults, **param_group}
+    def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
         check("lr", group["lr"], 0)
-        group["betas"] = tuple(group["betas"])
-        for i, beta in enumerate(group["betas"]):
-            check(f"betas[{i}]", beta, 0, 1)
+        check_betas(group["betas"], open_high=True)
         check("eps", group["eps"], 0, open_low=True)
         check("weight_decay", group["weight_decay"], 0)
         check_interval(group["update_every"])
         check_choice("grafting", group["grafting"], (None, "adam"))
         group["state_dtype"] = dtype_name(group["state_dtype"])
-        super().add_param_group(group)
 
-    def update(self, group: dict[str, Any]) -> None:
-        """Update the parameters of one group that have a gradient."""
-        for params in batches(group, self.state):
+    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
+        for params in batches(self.with_gradient(group), group["update_every"], self.state):
             axes = all_axes(params[0].shape)
             states = [self._state(param, group) for param in params]
             failed = shampoo_(
