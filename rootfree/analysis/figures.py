@@ -32,8 +32,7 @@ DYNAMICS = [
 VERDICTS = {
     "supported": ("o", "#0072B2", "full"),
     "refuted": ("X", "#D55E00", "full"),
-    "inconclusive": ("D", "#0072B2", "none"),
-    "underpowered": ("v", "#8C8C8C", "none"),
+    "undecided": ("D", "#0072B2", "none"),
     "premise not met": ("s", "#8C8C8C", "none"),
     "no data": ("_", "#8C8C8C", "none"),
 }

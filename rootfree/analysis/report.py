@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +10,17 @@ import pandas as pd
 
 from rootfree.analysis import costs, sections
 from rootfree.analysis.checks import MADE_BY, Check
-from rootfree.analysis.claims import Part, load_claims
+from rootfree.analysis.claims import load_claims
 from rootfree.analysis.figures import draw, verdicts
 from rootfree.analysis.page import Block, Details, Heading, Picture, Table, Text, anchor, html, markdown, plain
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.sections import plural, spread
-from rootfree.analysis.statistics import POWER, t_interval
+from rootfree.analysis.statistics import t_interval
 from rootfree.analysis.style import Drawing, looks, save
 from rootfree.analysis.tables import Study, read, studies
-from rootfree.analysis.verdicts import STRENGTH, Judgement, scorecard
+from rootfree.analysis.verdicts import Judgement, scorecard
 
+ORDER = ["supported", "refuted", "premise not met", "undecided", "no data"]
 TITLE = "Can the square root go?"
 
 
@@ -51,7 +51,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     folders = [directory / "search", *([published / "search"] if known and published else [])]
     tables = [search for folder in folders for search in read_searches(folder)]
     searches = known[0] if known else None
-    found = studies(runs, curves, searches=searches, tables=tables, wanted=claims.wanted())
+    found = studies(runs, curves, searches=searches, tables=tables, wanted=claims.wanted(), root=claims_file.parents[1])
     if not found:
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
@@ -61,7 +61,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
         key=lambda study: asked_in_turn.index(study.preset) if study.preset in asked_in_turn else len(asked_in_turn)
     )
     side = _side_tables(directory, published)
-    judgements = scorecard(claims, found, side)
+    judgements = scorecard(claims, found, side, tables)
     look = looks(found)
     figures = directory / "figures"
     figures.mkdir(exist_ok=True)
@@ -106,7 +106,7 @@ def report(directory: Path, claims_file: Path, published: Path | None = None) ->
     if known:
         printed += compare(found, studies(*known))
     # a front page has room for one study: of those that decide the first claim the one with most runs
-    asked_first = [study.preset in claims.claims[0].presets for study in found]
+    asked_first = [study.preset in claims.claims[0].preset for study in found]
     leading = max(range(len(found)), key=lambda place: (asked_first[place], len(found[place].runs)))
     front = [block for block in opening if not isinstance(block, Heading | Details)]
     return Written(page, printed, [*front, *faces[leading]])
@@ -202,9 +202,8 @@ def _opening(judgements: list[Judgement], found: list[Study], tables: list[str],
 
 def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
     """What was found, on which evidence, and how sure that is."""
-    order = sorted(STRENGTH, key=lambda verdict: (verdict != "supported", verdict != "refuted", verdict == "no data"))
     judgements = [judgement for judgement in judgements if judgement.counts]
-    groups = [(verdict, [j.claim.id for j in judgements if j.verdict == verdict]) for verdict in order]
+    groups = [(verdict, [j.claim.id for j in judgements if j.verdict == verdict]) for verdict in ORDER]
     tally = [f"{len(ids)} {verdict} ({', '.join(_named(ids))})" for verdict, ids in groups if ids]
     runs = {run: status for study in found for run, status in study.runs[["run_id", "status"]].to_numpy()}
     diverged = sum(status == "diverged" for status in runs.values())
@@ -216,18 +215,13 @@ def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
         if any(isinstance(f.part, Check) and f.verdict != "no data" for j in judgements for f in j.findings)
         else "."
     )
-    compared = [finding for j in judgements for finding in j.findings if finding.arms and finding.outcome.interval.n]
+    compared = [finding for j in judgements for finding in j.findings if finding.arms and finding.n]
     sure = "How sure: "
-    if pairs := [finding.outcome.interval.n for finding in compared]:
+    if pairs := [finding.n for finding in compared]:
         least, most = min(pairs), max(pairs)
         sure += f"verdicts on runs rest on {least if least == most else f'{least} to {most}'} seeds"
-        planned = [f for f in compared if isinstance(f.part, Part) and f.outcome.interval.n < f.part.seeds]
+        planned = [finding for finding in compared if finding.n < finding.planned]
         sure += f", {len(planned)} of {plural(len(compared), 'comparison')} on fewer than planned" if planned else ""
-        points = [f for f in compared if isinstance(f.part, Part) and f.part.in_points]
-        limits = [f.outcome.detectable for f in points if f.verdict == "underpowered"]
-        if finite := [limit for limit in limits if isfinite(limit)]:
-            sure += f"; the smallest difference that an underpowered one could have shown is {min(finite):.1f}"
-            sure += f"{'' if len(finite) == 1 else f' to {max(finite):.1f}'} points"
         sure += "; "
     sure += "each holds for its scale, data set, model and tuned settings, and for no other."
     return [f"Found: {plural(len(judgements), 'verdict')}, {', '.join(tally)}.", evidence, sure]
@@ -274,16 +268,11 @@ def _reading() -> list[Block]:
         Heading(2, "How to read this"),
         Text(
             "One seed fixes initialisation, order of the data and augmentation, so arms are compared at equal seeds. "
-            "That an arm is ahead is supported if the 95% t interval of the difference lies above zero, and refuted if "
-            "it lies below the margin; that it is not behind is supported if the interval lies above minus the margin, "
-            "and refuted if below; that two arms are equal is supported if the 90% interval lies within the margin, "
-            "and refuted if outside. What is neither is underpowered if a true difference as large as the margin would "
-            f"be seen in less than {POWER:.0%} of such studies, at the level that is left to its test, and else "
-            "inconclusive. All verdicts at one scale and on one data set are a family: each stands if its p is at most "
-            "5% after Holm's adjustment for the size of the family; the p before stands beside it. A claim has one "
-            "verdict there, that of the study with most pairs, among equals the weakest; what other settings say "
-            "stands beside it, each study adjusted by itself. An order is decided by an exact sign test, a share of "
-            "runs by its exact interval, and a table by its rows; a claim in several parts is as good as the weakest."
+            "Its interval lies above the bound that a part asks about, below it, or across it: an arm that is to be "
+            "ahead is held against the margin, one that is not to be behind against minus the margin, and two that are to be "
+            "equal against both. A claim is supported by the largest p of its parts, and refuted by the smallest times "
+            "their number; the claims tested at one scale and on one data set share one step of Holm. What is neither "
+            "supported nor refuted at 5% is undecided, and says why."
         ),
         Text(
             "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that "

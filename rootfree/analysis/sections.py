@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.checks import Check
-from rootfree.analysis.claims import UNITS, Claims, Part, Question
+from rootfree.analysis.claims import UNITS, Claims, Question
 from rootfree.analysis.costs import both_sides
 from rootfree.analysis.page import Block, Details, Heading, Table, Text, anchor
 from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.tables import Study
-from rootfree.analysis.verdicts import Finding, Judgement, differences, record
+from rootfree.analysis.verdicts import Finding, Judgement, differences, wins_losses_ties
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
 
@@ -34,7 +34,7 @@ def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[
             f"The highest mean test accuracy is that of {best}: {spread(means[best])} % (n = {means[best].n})."
         )
     if claims.placebo:
-        arm, other = claims.placebo
+        arm, other = claims.placebo.arm, claims.placebo.of
         floor = differences(study, {arm: 1, other: -1}, "test_acc")
         if floor.size:
             apart = f"at equal seeds they are {np.sqrt(np.mean(floor**2)):.2f} points apart (root mean square)"
@@ -120,7 +120,7 @@ def paired(study: Study, claims: Claims) -> list[Block]:
             accuracy = t_interval(differences(study, {arm: 1, baseline: -1}, "test_acc"))
             # oriented by `differences` so that positive is better; here it is plainly arm minus baseline
             gap = t_interval(-differences(study, {arm: 1, baseline: -1}, "gap_acc"))
-            wins = "-".join(map(str, record(study, arm, baseline, "test_acc")))
+            wins = "-".join(map(str, wins_losses_ties(study, arm, baseline, "test_acc")))
             row = [f"{named(arm)} - {baseline}", f"[{accuracy.n}](#{place(study, arm)})", wins]
             rows.append([*row, spread(accuracy, "+"), _bounds(accuracy, "+"), spread(gap, "+"), _bounds(gap, "+")])
     if not rows:
@@ -269,11 +269,12 @@ def bench(table: pd.DataFrame) -> list[Block]:
 def why(judgement: Judgement) -> str:
     """The numbers behind a verdict, a line for each part."""
     if not judgement.study and not judgement.claim.checked:
-        missing = f"Missing: {judgement.claim.missing}."
-        return missing if judgement.claim.missing else f"Preset {' or '.join(judgement.claim.presets)} was not run."
+        return judgement.reason
     lines = [_reason(finding) for finding in judgement.findings]
     if judgement.premise:
         lines.insert(0, f"Premise: {_reason(judgement.premise)}")
+    if judgement.reason:
+        lines.insert(0, judgement.reason)
     return "\n".join(lines)
 
 
@@ -300,7 +301,7 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 def _reason(finding: Finding) -> str:
     """One part in words, as in: A is ahead of B: supported, +1.54 points (95% +1.33 to +1.74, n = 5), margin 1."""
-    part, interval = finding.part, finding.outcome.interval
+    part, interval = finding.part, Interval(finding.n, finding.estimate, finding.sd, finding.low, finding.high)
     text = f"{part.text}: {finding.verdict}"
     if isinstance(part, Check):
         return f"{text} ({finding.note})."
@@ -311,19 +312,14 @@ def _reason(finding: Finding) -> str:
         level = 90 if part.kind == "equivalence" else 95
         text += f", {_difference(interval, UNITS[part.metric], level)}, margin {finding.margin:g}"
     if interval.n and not np.isnan(finding.adjusted):
-        text += f", p {_p(finding.outcome.p)}, after Holm {_p(finding.adjusted)}"
+        text += f", p {_p(finding.p)}, of the claim after Holm {_p(finding.adjusted)}"
     if finding.note:
         text += f"; {finding.note}"
-    elif finding.verdict in ("underpowered", "inconclusive") and np.isfinite(finding.outcome.detectable):
-        what = "share" if part.kind in ("ordering", "count") else "difference"
-        text += f"; a {what} of {finding.outcome.detectable:.2f} would be seen"
-    if finding.left_out:
-        text += f"; left out, as diverged: {finding.left_out}"
-    return f"{text}{_preliminary(part, interval.n)}."
+    return f"{text}{_preliminary(finding)}."
 
 
-def _preliminary(part: Part, n: int) -> str:
-    return f"; preliminary, {n} of {part.seeds} planned" if 0 < n < part.seeds else ""
+def _preliminary(finding: Finding) -> str:
+    return f"; preliminary, {finding.n} of {finding.planned} planned" if 0 < finding.n < finding.planned else ""
 
 
 def _p(value: float) -> str:
