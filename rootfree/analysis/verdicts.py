@@ -363,7 +363,7 @@ def _over_searches(
 
 
 def table(judgements: Sequence[Judgement]) -> pd.DataFrame:
-    """`verdicts.csv`: a row per part of every verdict that counts, the premise first; verdict and reason are the claim's.
+    """`verdicts.csv`: of every verdict that counts a row per part, the premise first; verdict and reason are a claim's.
 
     Estimates and intervals have the unit of the part's metric, or are shares of runs (a count) or of rows (a check).
     """
