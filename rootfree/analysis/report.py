@@ -24,8 +24,8 @@ from rootfree.analysis.sections import FEW, bounds, plural, spread
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import Drawing, label, save_png
 from rootfree.analysis.tables import Study, read, studies
-from rootfree.analysis.shim import questions, scorecard
-from rootfree.analysis.verdicts import Judgement
+from rootfree.analysis.targets import profile, to_target
+from rootfree.analysis.verdicts import Judgement, scorecard, table
 
 TITLE = "Can the square root go?"
 ASKED = "What does dropping the square root of adaptive methods do to accuracy, cost and precision?"
@@ -61,26 +61,27 @@ def gather(directory: Path, claims_file: Path, published: Path | None = None) ->
     Raises:
         ValueError: There is nothing to report, or an input cannot be understood.
     """
-    claims = questions(load_claims(claims_file))
+    claims = load_claims(claims_file)
     runs, curves = read(directory)
     own = published is not None and published.resolve() != directory.resolve() and (published / "runs.csv").is_file()
     known = read(published) if own and published else None
     folders = [directory, *([published] if own and published else [])]
     tables = [search for folder in folders for search in read_searches(folder / "search")]
     searches = known[0] if known else None
-    found = studies(runs, curves, searches=searches, tables=tables, wanted=claims.wanted())
+    root, wanted = claims_file.resolve().parents[1], claims.wanted()
+    found = studies(runs, curves, searches=searches, tables=tables, wanted=wanted, root=root)
     if not found:
         raise ValueError(
             f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
         )
-    asked = list(claims.wanted())  # a reader meets the studies in the order of the claims
+    asked = list(wanted)  # a reader meets the studies in the order of the claims
     found.sort(key=lambda study: asked.index(study.preset) if study.preset in asked else len(asked))
     side = {name: pd.read_csv(file) for folder in reversed(folders)
             for name in MADE_BY if (file := folder / f"{name}.csv").is_file()}  # fmt: skip
-    judgements = scorecard(claims, found, side)
+    judgements = scorecard(claims, found, side, tables)
     if known:  # one's own runs decide what they decide, and nothing else is told
         judgements = [one for one in judgements if one.study]
-    return Evidence(claims, found, judgements, side, studies(*known, wanted=claims.wanted()) if known else None)
+    return Evidence(claims, found, judgements, side, studies(*known, wanted=wanted, root=root) if known else None)
 
 
 def report(directory: Path, claims_file: Path, into: Path | None = None, published: Path | None = None) -> Written:
@@ -189,7 +190,7 @@ def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file:
         "title": study.title,
         "home": TITLE,
         "smoke": study.is_smoke,
-        "asked": [{"parts": sections.answers(one), **one._asdict()} for one in asked],
+        "asked": [(one, sections.answers(one)) for one in asked],
         "origins": ORIGINS,
         "said": sections.context(study, claims),
         "tables": sections.tables_of(study, claims),

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 FINALISTS = 3  # draws that are run again, with other seeds, before the winner is named
-ENDED = ("finished", "diverged", "failed")  # failed: as often as is allowed
+SETTLED = ("finished", "diverged", "failed")  # failed: as often as is allowed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Search:
     def ranked(self, epochs: int) -> pd.DataFrame:
         """The draws that ended a run of that length, best first; a run that did not finish is below all that did."""
         first_seed = self.runs["seed"].iloc[0]
-        chosen = self.runs["epochs"].eq(epochs) & self.runs["seed"].eq(first_seed) & self.runs["status"].isin(ENDED)
+        chosen = self.runs["epochs"].eq(epochs) & self.runs["seed"].eq(first_seed) & self.runs["status"].isin(SETTLED)
         rows = self.runs[chosen]
         order = pd.DataFrame({"finished": rows["status"] == "finished", "score": scores(rows), "draw": rows["draw"]})
         return rows.loc[order.sort_values(["finished", "score", "draw"], ascending=[False, False, True]).index]
@@ -58,7 +58,7 @@ class Search:
 
     def confirmations(self, draw: int) -> pd.DataFrame:
         """A finalist's runs with other seeds than the one that chose it."""
-        again = self.runs["seed"].ne(self.runs["seed"].iloc[0]) & self.runs["status"].isin(ENDED)
+        again = self.runs["seed"].ne(self.runs["seed"].iloc[0]) & self.runs["status"].isin(SETTLED)
         return self.runs[self.runs["draw"].eq(draw) & self.runs["epochs"].eq(self.epochs) & again]
 
     @cached_property
@@ -94,6 +94,27 @@ def best_of(values: Sequence[float] | np.ndarray, k: int) -> float:
         return float("nan")
     # the i-th smallest is the best of those choices that take the other k - 1 from the i below it (i from 0)
     return float(sum(value * (comb(i, k - 1) / comb(n, k)) for i, value in enumerate(ordered)))
+
+
+def chance_ahead(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, k: int) -> float:
+    """The chance that the best of k of the draws `a` is above the best of k of `b`, ties shared; NaN for k > n."""
+    if not 1 <= k <= min(len(a), len(b)):
+        return float("nan")
+    (best_a, chance_a), (best_b, chance_b) = (
+        (np.sort(np.asarray(values, dtype=float)), [comb(i, k - 1) / comb(len(values), k) for i in range(len(values))])
+        for values in (a, b)
+    )
+    ahead = (np.sign(best_a[:, None] - best_b) + 1) / 2
+    return float(np.asarray(chance_a) @ ahead @ np.asarray(chance_b))
+
+
+def other_draws(search: Search, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """What a search would have found had it drawn others: points of validation accuracy below the best that it found.
+
+    Its draws are drawn again with replacement, `repeats` times; of each sample the best by its first seed is taken.
+    """
+    found = 100 * scores(search.draws).to_numpy()
+    return found[rng.integers(found.size, size=(repeats, found.size))].max(axis=1) - found.max()
 
 
 def search_name(dataset: str, model: str, optimizer: str, loss: str) -> str:

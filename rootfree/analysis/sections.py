@@ -14,7 +14,7 @@ from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import label
 from rootfree.analysis.tables import Study
-from rootfree.analysis.verdicts import Finding, Judgement, differences, record
+from rootfree.analysis.verdicts import Finding, Judgement, differences, wins_losses_ties
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
 FEW = "too few runs"  # for an interval that says anything
@@ -63,7 +63,7 @@ def paired(study: Study, claims: Claims) -> Table | None:
             rows.append({
                 "difference": f"{label(arm)} - {baseline}",
                 "pairs": str(accuracy.n),
-                "won-lost-tied": "-".join(map(str, record(study, arm, baseline, "test_acc"))),
+                "won-lost-tied": "-".join(map(str, wins_losses_ties(study, arm, baseline, "test_acc"))),
                 "test acc. (points)": spread(accuracy, "+"),
                 "95% interval": bounds(accuracy, "+"),
                 "gap (points)": spread(gap, "+"),
@@ -173,40 +173,51 @@ def context(study: Study, claims: Claims) -> dict[str, Any]:
 
 def answers(judgement: Judgement) -> Table:
     """The parts of a judgement: what was asked, what came out, and how sure that is."""
-    parts = [*([judgement.premise] if judgement.premise else []), *judgement.findings]
     rows = []
-    for finding in parts:
+    for finding in judgement.tested:
         asked = f"{'Premise: ' if finding is judgement.premise else ''}{finding.part.text}"
-        rows.append({"question": asked, "result": result(finding), "confidence": confidence(finding)})
-    return Table(pd.DataFrame(rows, columns=["question", "result", "confidence"]), "")
+        row = {"question": asked, "result": result(finding), "verdict": finding.verdict}
+        rows.append(row | {"confidence": confidence(finding)})
+    adjusted = judgement.findings[0].adjusted
+    caption = f"p of the claim after Holm's adjustment: {number(adjusted)}." if np.isfinite(adjusted) else ""
+    return Table(pd.DataFrame(rows), caption)
+
+
+SIZES = {  # the interval against the bound that is asked about, in words
+    "superiority": {"larger": "more than", "smaller": "less than", "unclear": "not told from"},
+    "noninferiority": {"larger": "above minus", "smaller": "below minus", "unclear": "not told from minus"},
+    "equivalence": {"larger": "beyond", "smaller": "within", "unclear": "not told from"},
+}
 
 
 def result(finding: Finding) -> str:
-    """A part's verdict and estimate in words."""
-    if isinstance(finding.part, Check) or np.isnan(finding.estimate) or finding.kind == "exact":
-        return f"{finding.verdict}: {finding.note}" if finding.note else finding.verdict
-    if finding.kind in ("ordering", "count"):
-        return f"{finding.verdict}: a share of {finding.estimate:.2f}, margin {finding.margin:g}"
-    unit = UNITS[finding.part.metric]
-    size = {"larger": "more than", "smaller": "less than"}.get(finding.size, "size unclear against")
-    said = f"{finding.verdict}: {finding.estimate:+.2f} {unit}, {finding.direction}, {size} the margin of "
-    return f"{said}{finding.margin:g}{f'; {finding.note}' if finding.note else ''}"
+    """A part's estimate in words, or what a table says."""
+    if finding.kind not in SIZES or np.isnan(finding.estimate):
+        return finding.note or "-"
+    said = f"{finding.estimate:+.2f} {UNITS[finding.part.metric]}: {finding.direction}"
+    said += f", {SIZES[finding.kind][finding.size]} the margin of {finding.margin:g}" if finding.margin else ""
+    return f"{said}; {finding.note}" if finding.note else said
 
 
 def confidence(finding: Finding) -> str:
     """The intervals of a part, and the runs they rest on."""
     if isinstance(finding.part, Check) or not finding.n:
-        return f"exact, {finding.n} rows" if finding.n else "-"
-    said = [f"n = {finding.n}" + (f" of {finding.planned} planned" if 0 < finding.n < finding.planned else "")]
-    if np.isfinite([finding.low, finding.high]).all() and finding.kind != "exact":
-        level = 90 if finding.kind == "equivalence" else 95
-        said.append(f"{level}% {finding.low:+.2f} to {finding.high:+.2f}" if finding.n > 2 else FEW)
-    if np.isfinite([finding.low_searches, finding.high_searches]).all():
+        return "-"
+    said = [f"n = {finding.n}" + (f" of {finding.planned} planned" if finding.n < finding.planned else "")]
+    if finding.kind in SIZES:
+        said.append(ends(finding) if finding.n > 2 else FEW)
+    if np.isfinite([finding.low_searches, finding.high_searches]).all() and finding.n > 2:
         said.append(f"{finding.low_searches:+.2f} to {finding.high_searches:+.2f} over seeds and searches")
-    if np.isfinite(finding.adjusted):
-        p = ("below 0.001" if value < 0.001 else f"{value:.3f}" for value in (finding.p, finding.adjusted))
-        said.append("p {}, after Holm {}".format(*p))
+    elif finding.kind in ("count", "ordering"):
+        said.append(f"95% {finding.low:.2f} to {finding.high:.2f}")
+    if np.isfinite(finding.p):
+        said.append("p below 0.001" if finding.p < 0.001 else f"p {finding.p:.3f}")
     return "; ".join(said)
+
+
+def ends(finding: Finding, form: str = "+.2f") -> str:
+    """The interval of a part over seeds, with its level."""
+    return f"{90 if finding.kind == 'equivalence' else 95}% {finding.low:{form}} to {finding.high:{form}}"
 
 
 def theory(table: pd.DataFrame) -> tuple[Table, list[tuple[str, Table]]]:
@@ -251,26 +262,23 @@ def forest_rows(claims: Claims, judgements: Iterable[Judgement]) -> pd.DataFrame
     rows = []
     for question in claims.questions:
         for one in [one for one in judgements if one.claim.id in question.claims and one.counts]:
-            finding = deciding(one)
+            finding = main_part(one)
             row: dict[str, Any] = {"question": question.title, "claim": one.claim.id, "title": one.claim.short}
             row |= {"place": one.place[1] if one.place else "", "verdict": one.verdict, "note": finding.note}
-            measured = finding.kind in ("superiority", "noninferiority", "equivalence") and in_points(finding)
+            measured = in_points(finding)
             for key in ("estimate", "low", "high", "low_searches", "high_searches", "margin"):
                 row[key] = getattr(finding, key) if measured else np.nan
-            if not measured and finding.kind == "count" and finding.n:
-                row["note"] = f"{finding.estimate:.0%} of {finding.n} runs"
             if one.verdict == "no data":
                 row["note"] = "not run"
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def deciding(judgement: Judgement) -> Finding:
-    """The part that a verdict rests on: the premise that fails, or of those with that verdict one that was measured."""
-    if judgement.premise and judgement.verdict == "premise not met":
-        return judgement.premise
-    same = [finding for finding in judgement.findings if finding.verdict == judgement.verdict] or judgement.findings
-    return min(same, key=lambda finding: (not in_points(finding), -finding.p if np.isfinite(finding.p) else 0))
+def main_part(judgement: Judgement) -> Finding:
+    """The part that is shown for a claim: what refutes it, or else the first that was measured in points."""
+    if judgement.verdict == "refuted":
+        return min(judgement.findings, key=lambda finding: finding.refute)
+    return next(filter(in_points, judgement.findings), judgement.findings[0])
 
 
 def in_points(finding: Finding) -> bool:
@@ -322,7 +330,7 @@ def verdict_table(judgements: Iterable[Judgement], pages: Mapping[str, str], ori
     """What was found on several claims, a row per claim and place; a place leads to its page where there is one."""
     rows = []
     for one in judgements:
-        finding, page = deciding(one), pages.get(one.study.slug) if one.study else None
+        finding, page = main_part(one), pages.get(one.study.slug) if one.study else None
         where = where_of(one)
         rows.append({
             "claim": one.claim.id,
@@ -330,7 +338,7 @@ def verdict_table(judgements: Iterable[Judgement], pages: Mapping[str, str], ori
             "whose": origins[one.claim.origin],
             "where": Link(where, f"{page}#{safe_name(one.claim.id)}") if page else where,
             "verdict": one.verdict,
-            "result": result(finding).removeprefix(f"{finding.verdict}: ") if one.verdict != "no data" else "-",
+            "result": f"{finding.part.text}: {result(finding)}" if finding.n else "-",
             "confidence": confidence(finding),
             "why": one.reason or "-",
         })  # fmt: skip
@@ -340,7 +348,7 @@ def verdict_table(judgements: Iterable[Judgement], pages: Mapping[str, str], ori
 def where_of(judgement: Judgement) -> str:
     """Scale, model and data set of a verdict, and the tables it rests on."""
     words = [f"{judgement.study.scale}: {judgement.study.setting}"] if judgement.study else []
-    tables = dict.fromkeys(f"{part.table}.csv" for part in judgement.claim.parts if isinstance(part, Check))
+    tables = dict.fromkeys(f"{part.table}.csv" for part in judgement.claim.checked)
     return " and ".join([*words, *tables]) or "-"
 
 
@@ -366,7 +374,7 @@ def summaries(claims: Claims, judgements: Iterable[Judgement]) -> list[dict[str,
         first = [one for one in tested if one.claim.id == tested[0].claim.id]
         told = []
         for one in first:
-            finding = deciding(one)
+            finding = main_part(one)
             number = ""
             if in_points(finding):
                 level = 90 if finding.kind == "equivalence" else 95

@@ -12,10 +12,11 @@ import pandas as pd
 
 from rootfree.analysis.collect import IDENTITY, check_schema
 from rootfree.analysis.searches import Search, behind
+from rootfree.analysis.tuned import stands
 
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
-TEXT = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
-TEXT.remove("seed")
+NAMES = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
+NAMES.remove("seed")
 # In what a search may differ from the runs that have its settings, beside data set, model and loss.
 SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
 
@@ -27,7 +28,7 @@ def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         path = directory / name
         if not path.is_file():
             raise ValueError(f"{path} does not exist: collect runs into {directory} first")
-        types = dict.fromkeys(TEXT if name == "runs.csv" else ["run_id"], "str")
+        types = dict.fromkeys(NAMES if name == "runs.csv" else ["run_id"], "str")
         table = pd.read_csv(path, dtype=types, low_memory=False)
         accuracies = [column for column in table if column.endswith("_acc")]
         tables.append(table.assign(**{column: table[column].astype(float) * 100 for column in accuracies}))
@@ -41,8 +42,9 @@ class Study:
 
     runs: pd.DataFrame
     curves: pd.DataFrame
-    budgets: dict[str, str]  # arm -> runs of the search behind its settings, and in what it differed
-    left_out: dict[str, int]  # arm -> runs with settings that a later run replaced
+    budgets: dict[str, str] = field(default_factory=dict)  # arm -> runs of the search behind it, and its differences
+    retired: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with settings that stand for their arms no more
+    outdated: bool = False  # whether its own runs are such, for lack of others: it decides no claim
     searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search in this setting that found its own
     detail: str = ""  # what tells it from a study that is otherwise called the same
 
@@ -60,6 +62,11 @@ class Study:
     def scale(self) -> str | None:
         """The scale of the preset, None for a grid typed by hand."""
         return next(iter(sorted(self.runs["scale"].dropna().unique())), None)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many runs of each arm have retired settings."""
+        return {} if self.retired.empty else {str(arm): len(runs) for arm, runs in self.retired.groupby("arm")}
 
     @property
     def id(self) -> str:
@@ -104,11 +111,14 @@ class Study:
         for option in choice.split(" | "):
             if option in self._members:
                 return option
-            first = self.runs.drop_duplicates("arm")
-            fitting = first.loc[fits(first, option), "arm"].tolist() if " " in option else []
+            fitting = self._first.loc[fits(self._first, option), "arm"].tolist() if " " in option else []
             if fitting:
                 return max(fitting, key=self.validated)
         return choice
+
+    def settings(self, arm: str) -> dict[str, Any]:
+        """The row of an arm's first run: its settings are those of all."""
+        return {str(column): cell for column, cell in self._members[arm].iloc[0].items()}
 
     def root_free(self, arm: str) -> bool:
         """Whether an arm divides by no root: by the name of its class or its yaml, and not by an exponent up to 1/2."""
@@ -145,6 +155,10 @@ class Study:
         return len(self._members[arm]) if arm in self._members else 0
 
     @cached_property
+    def _first(self) -> pd.DataFrame:
+        return self.runs.drop_duplicates("arm")
+
+    @cached_property
     def _members(self) -> dict[str, pd.DataFrame]:
         return {str(arm): rows for arm, rows in self.runs.groupby("arm")}
 
@@ -174,6 +188,7 @@ def studies(
     searches: pd.DataFrame | None = None,
     tables: Sequence[Search] = (),
     wanted: Mapping[str, Sequence[str]] = {},
+    root: Path | None = None,
 ) -> list[Study]:
     """Group runs into studies. Searches count as tuning budget only, smoke runs only where there is nothing else.
 
@@ -183,6 +198,8 @@ def studies(
         searches: Rows of another `runs.csv` whose searches count, too: what a reproduction builds on.
         tables: The tables of searches.
         wanted: Arms that a preset's study has even where another preset asked for those runs first.
+        root: Folder of `configs` and `experiments`, which say what settings stand for an arm today. Where they do not,
+            or there is none, those of the run that ended last do.
     """
     known = runs if searches is None else pd.concat([runs, searches]).drop_duplicates("run_id")
     searched = known[known["purpose"] == "search"].groupby(["dataset", "model", "optimizer"]).size().to_dict()
@@ -190,12 +207,14 @@ def studies(
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
     results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=_settings(results))
+    results = results.assign(retired=_retired(results, root))
     made = []
     for _, alike in results.groupby("study", sort=True):
         for (preset, _), group in alike.groupby(["preset", "scale"], sort=True, dropna=False):
-            others = alike[~alike["run_id"].isin(group["run_id"])]
-            current = _current(group)
-            counts = group["arm"].value_counts() - current["arm"].value_counts()
+            others = alike[~alike["run_id"].isin(group["run_id"]) & ~alike["retired"]]
+            outdated = bool(group["retired"].all())
+            current = _current(group if outdated else group[~group["retired"]])
+            retired = group[~group["run_id"].isin(current["run_id"])]
             current = _with_borrowed(current, others, wanted.get(preset, ()))
             arms = sorted(current["arm"].unique())
             settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
@@ -212,7 +231,8 @@ def studies(
                     runs=current,
                     curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
                     budgets=budgets,
-                    left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
+                    retired=retired,
+                    outdated=outdated,
                     searches={arm: search for arm, (*_, search) in tuned.items() if not notes[arm]},
                 )
             )
@@ -253,6 +273,18 @@ def _settings(runs: pd.DataFrame) -> pd.Series:
     hyper = [column for column in runs if column.startswith("config.optimizer.")]
     cells = (column + "=" + runs[column].astype("str").fillna("") for column in hyper)
     return sum(cells, pd.Series("", index=runs.index))
+
+
+def _retired(runs: pd.DataFrame, root: Path | None) -> pd.Series:
+    """Which runs have settings that their commands would not have today."""
+    known: dict[tuple[Any, ...], bool] = {}
+    if root is None:
+        return pd.Series(False, index=runs.index)
+    keys = list(zip(runs["study"], runs["preset"], runs["scale"], runs["arm"], runs["setting"], strict=True))
+    for key, run in zip(keys, runs.to_dict("records"), strict=True):
+        if key not in known:
+            known[key] = stands(run, root) is False
+    return pd.Series([known[key] for key in keys], index=runs.index)
 
 
 def _unrest(curves: pd.DataFrame) -> pd.Series:

@@ -1,0 +1,72 @@
+"""How soon an arm is as good as the best baseline in the end: steps and time to target, and how that compares over studies.
+
+After AlgoPerf (Dahl et al. 2023, "Benchmarking Neural Network Training Algorithms"), whose performance profiles are those
+of Dolan and More (2002). A target is a validation accuracy; those of the published studies are fixed in `claims.yaml`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from rootfree.analysis.claims import Claims
+from rootfree.analysis.tables import Study
+
+
+def target(study: Study, claims: Claims) -> float:
+    """The validation accuracy (%) to be reached: what is fixed for runs of this setting, else what these runs give.
+
+    That is the median at the end of training of the baseline whose median is best; NaN where no baseline was run.
+    """
+    ends = [study.finished(arm, "val_acc").median() for arm in claims.baselines if study.size(arm)]
+    return claims.targets.get(study.id, max(ends, default=float("nan")))
+
+
+def to_target(studies: Sequence[Study], claims: Claims) -> pd.DataFrame:
+    """The first epoch of every run that reaches its study's target.
+
+    Returns:
+        A row per run of every study with a target: study (its slug), setting (the hash that its runs share), target (%),
+        arm, seed, run_id, epoch, step and seconds since the start of training; the last three NaN where it never does.
+    """
+    found = []
+    for study in studies:
+        goal = target(study, claims)
+        if np.isnan(goal) or study.curves.empty:
+            continue
+        there = study.curves[study.curves["val_acc"] >= goal].sort_values("epoch").drop_duplicates("run_id")
+        runs = study.runs[["arm", "seed", "run_id"]].merge(
+            there[["run_id", "epoch", "step", "seconds"]], on="run_id", how="left"
+        )
+        runs.insert(0, "target", goal)
+        runs.insert(0, "setting", study.id)
+        runs.insert(0, "study", study.slug)
+        found.append(runs)
+    columns = ["study", "setting", "target", "arm", "seed", "run_id", "epoch", "step", "seconds"]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
+def profile(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
+    """Performance profiles: in what share of studies an arm reaches the target within a factor tau of the first arm.
+
+    Studies of one setting share runs, so of each setting the study with most runs of most arms by their plain names counts.
+    An arm's time is the median over its runs, infinite where most never reach the target.
+
+    Args:
+        table: From `to_target`.
+        by: `step`, `epoch` or `seconds`.
+
+    Returns:
+        A row per arm and tau at which its share grows: arm, tau, share, and studies, in how many it was run.
+    """
+    plain = table[~table["arm"].str.contains(" ")]
+    sizes = plain.groupby(["setting", "study"])["arm"].agg(["nunique", "size"]).sort_values(["nunique", "size"])
+    chosen = sizes.reset_index().drop_duplicates("setting", keep="last")["study"]
+    times = plain[plain["study"].isin(chosen)].fillna({by: np.inf}).groupby(["study", "arm"])[by].median().unstack()
+    ratios = times.div(times.min(axis=1).replace(np.inf, np.nan), axis=0).where(times.notna()).stack()
+    rows = []
+    for arm, studies in times.notna().sum().items():
+        reached = np.sort(ratios.xs(arm, level="arm").to_numpy()) if arm in ratios.index.get_level_values("arm") else []
+        steps = {float(tau): rank / studies for rank, tau in enumerate(reached, start=1) if np.isfinite(tau)}
+        rows += [(arm, tau, share, int(studies)) for tau, share in (steps or {float("inf"): 0.0}).items()]
+    return pd.DataFrame(rows, columns=["arm", "tau", "share", "studies"])
