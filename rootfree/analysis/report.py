@@ -129,7 +129,8 @@ def publish(directory: Path, claims_file: Path, readme: Path) -> None:
     values = {"groups": _groups(evidence, {}), "summaries": sections.summaries(evidence.claims, evidence.judgements)}
     folder = Path(os.path.relpath(directory, readme.parent)).as_posix()
     forests = {drawing.name: drawing for drawing in (figures.forest(rows), figures.forest(rows, wide=False))}
-    values |= {"caption": forests["forest"].caption, "folder": folder}
+    values |= {"caption": forests["forest"].caption, "folder": folder, "asked": ASKED, "lines": _answer(evidence)}
+    table(evidence.judgements).to_csv(directory / "verdicts.csv", index=False, float_format="%.6g")
     _refresh(findings, render("findings.md", **values))
     _refresh(readme, render("front.md", **values))
     named = re.findall(r"figures/([^/\s\"')]+)\.png", findings.read_text() + readme.read_text())
@@ -194,7 +195,7 @@ def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file:
         "origins": ORIGINS,
         "said": sections.context(study, claims),
         "tables": sections.tables_of(study, claims),
-        "target": None,
+        "target": sections.time_to_target(to_target([study], claims)),
         "pictures": [one for one in pictures if one not in searches],
         "searches": searches,
     }
@@ -207,20 +208,28 @@ def _index(evidence: Evidence, files: Sequence[Path]) -> str:
     rows = sections.forest_rows(evidence.claims, evidence.judgements)
     own = evidence.published is not None
     both = sections.both_sides(evidence.side["bench"]) if "bench" in evidence.side and not own else None
+    times = to_target(evidence.studies, evidence.claims)
     values = {
         "title": TITLE,
         "asked": ASKED,
         "smoke": all(study.is_smoke for study in evidence.studies),
-        "lines": [] if own else sections.lines(evidence.claims, evidence.judgements),
+        "lines": [] if own else _answer(evidence),
         "forests": _forests(rows),
         "studies": sections.overview(evidence.studies, pages),
         "groups": _groups(evidence, pages),
-        "profile": None,
+        "profile": None if times.empty else picture(figures.profile(profile(times))),
         "theory": sections.theory(evidence.side["theory"]) if "theory" in evidence.side and not own else None,
         "bench": None if both is None else sections.bench(both),
         "costs": [] if both is None else [picture(drawing) for drawing in figures.costs(both)],
     }
     return render("index.html", **values)
+
+
+def _answer(evidence: Evidence) -> list[str]:
+    """What was found in a few lines of Markdown, and when to use a method without the root and when to leave it."""
+    both = evidence.claims, evidence.judgements
+    words = render("answer.md", duels=sections.duels(*both), summaries=sections.summaries(*both))
+    return [" ".join(line.split()) for line in words.split("\n\n") if line.strip()]
 
 
 def _forests(rows: pd.DataFrame) -> list[Picture]:
@@ -231,8 +240,7 @@ def _groups(evidence: Evidence, pages: dict[str, str]) -> list[tuple[str, Table]
     """Each question with the verdicts on its claims."""
     groups = []
     for question in evidence.claims.questions:
-        these = [one for one in evidence.judgements if one.claim.id in question.claims and one.counts]
-        if these:
+        if these := sections.asked(question, evidence.judgements):
             groups.append((question.title, sections.verdict_table(these, pages, ORIGINS)))
     return groups
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.checks import Check
-from rootfree.analysis.claims import UNITS, Claims
+from rootfree.analysis.claims import UNITS, Claims, Question
 from rootfree.analysis.figures import DYNAMICS, VERDICTS, constant, in_order
 from rootfree.analysis.page import Link, Table, safe_name
 from rootfree.analysis.searches import best_of, scores
@@ -261,7 +261,7 @@ def forest_rows(claims: Claims, judgements: Iterable[Judgement]) -> pd.DataFrame
     """A row per claim and place, as `figures.forest` wants them, in the order of the questions."""
     rows = []
     for question in claims.questions:
-        for one in [one for one in judgements if one.claim.id in question.claims and one.counts]:
+        for one in asked(question, judgements):
             finding = main_part(one)
             row: dict[str, Any] = {"question": question.title, "claim": one.claim.id, "title": one.claim.short}
             row |= {"place": one.place[1] if one.place else "", "verdict": one.verdict, "note": finding.note}
@@ -272,6 +272,12 @@ def forest_rows(claims: Claims, judgements: Iterable[Judgement]) -> pd.DataFrame
                 row["note"] = "not run"
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def asked(question: Question, judgements: Iterable[Judgement]) -> list[Judgement]:
+    """The verdicts on the claims of a question, in its order."""
+    these = [one for one in judgements if one.claim.id in question.claims and one.counts]
+    return sorted(these, key=lambda one: question.claims.index(one.claim.id))
 
 
 def main_part(judgement: Judgement) -> Finding:
@@ -363,30 +369,73 @@ def overview(studies: Iterable[Study], pages: Mapping[str, str]) -> Table:
     return Table(pd.DataFrame(rows), "Mean ± sd over the n seeds of the arm with the highest mean test accuracy.")
 
 
-def summaries(claims: Claims, judgements: Iterable[Judgement]) -> list[dict[str, str]]:
-    """A row per question: what its first claim came to at every place, and how often the others were borne out."""
+def summaries(claims: Claims, judgements: Iterable[Judgement]) -> list[dict[str, Any]]:
+    """A row per question: what its first claim came to at every place, and how often all of them were borne out."""
     rows = []
     for question in claims.questions:
-        these = [one for one in judgements if one.claim.id in question.claims and one.counts]
+        these = asked(question, judgements)
         tested = [one for one in these if one.verdict != "no data"]
-        if not tested:
-            continue
-        first = [one for one in tested if one.claim.id == tested[0].claim.id]
-        told = []
-        for one in first:
-            finding = main_part(one)
-            number = ""
-            if in_points(finding):
-                level = 90 if finding.kind == "equivalence" else 95
-                number = f", {finding.estimate:+.1f} points ({level}% {finding.low:+.1f} to {finding.high:+.1f}, "
-                number += f"n = {finding.n})"
-            told.append(f"{one.verdict}{f' on {one.place[1]}' if one.place else ''}{number}")
-        counted = {verdict: sum(one.verdict == verdict for one in these) for verdict in VERDICTS}
-        tally = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
-        rows.append({"title": question.title, "asked": first[0].claim.short, "answer": "; ".join(told), "tally": tally})
+        told, short = [], []
+        for one in [one for one in tested if one.claim.id == tested[0].claim.id]:
+            finding, where = main_part(one), f" on {one.place[1]}" if one.place else ""
+            measured = in_points(finding)
+            said = f", {finding.estimate:+.2f} points ({ends(finding)}, n = {finding.n})" if measured else ""
+            told.append(f"{finding.part.text}{where}{said}: {one.verdict}")
+            short.append(f"{one.verdict}{where}{f' ({finding.estimate:+.1f} points)' if measured else ''}")
+        if tested:
+            counted = {verdict: sum(one.verdict == verdict for one in these) for verdict in VERDICTS}
+            tally = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
+            row = {"title": question.title, "asked": tested[0].claim.short, "answer": "; ".join(told)}
+            duelled = any(duel["free"] and duel["claim"] in question.claims for duel in duels(claims, judgements))
+            rows.append(row | {"short": "; ".join(short), "tally": tally, "duels": duelled})
     return rows
 
 
-def lines(claims: Claims, judgements: Iterable[Judgement]) -> list[str]:
-    """The answer in a few lines, a question each, and when to use a method without the root and when to leave it."""
-    return [f"**{row['title']}:** {row['asked']} {row['answer']}" for row in summaries(claims, judgements)]
+def duels(claims: Claims, judgements: Iterable[Judgement], each: int = 2) -> list[dict[str, Any]]:
+    """Who was ahead of whom on test accuracy, for pairs of arms that claims compare by plain names.
+
+    Args:
+        claims: All of them.
+        judgements: What was found.
+        each: How many pairs of a question, at most.
+    """
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for question in claims.questions:
+        pairs: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for one in [one for one in asked(question, judgements) if one.study]:
+            for finding in filter(in_points, one.findings):
+                arms, weights = [*finding.arms.values()], [*finding.part.difference.values()]
+                plain = weights == [1, -1] and finding.part.metric == "test_acc" and not any(" " in arm for arm in arms)
+                if not plain or finding.n < 3 or finding.kind == "equivalence":
+                    continue
+                key = (*arms, str(one.study.runs["model"].iloc[0]))
+                free, other = (one.study.root_free(arm) for arm in arms)
+                duel = pairs.setdefault(key, dict(zip(("who", "whom", "model"), key, strict=True)) | {
+                    "claim": one.claim.id, "free": free and not other, "places": {},
+                })  # fmt: skip
+                told = {"dataset": one.place[1], "direction": finding.direction, "estimate": f"{finding.estimate:+.1f}"}
+                if duel["claim"] == one.claim.id:  # another claim asks of other settings
+                    duel["places"].setdefault(one.place[1], told)
+        found = dict([*pairs.items()][:each]) | found
+    for duel in found.values():
+        duel["places"] = [*duel["places"].values()]
+        directions = {place["direction"] for place in duel["places"]}
+        duel |= {"ahead": directions == {"ahead"}, "behind": "behind" in directions}
+    order = [claim for question in claims.questions for claim in question.claims]
+    return sorted(found.values(), key=lambda duel: order.index(duel["claim"]))
+
+
+def time_to_target(runs: pd.DataFrame) -> Table | None:
+    """How many runs of each arm of a study reached its target and when; `runs` as of `targets.to_target`."""
+    if runs.empty:
+        return None
+    grouped = runs.groupby("arm", sort=False)
+    frame = pd.DataFrame({
+        "arm": [label(str(arm)) for arm in grouped.groups],
+        "reached": [f"{count} of {size}" for count, size in zip(grouped["epoch"].count(), grouped.size(), strict=True)],
+        "epoch": grouped["epoch"].median().map(number).to_numpy(),
+        "step": grouped["step"].median().map(lambda step: number(step, ".0f")).to_numpy(),
+        "seconds": grouped["seconds"].median().map(lambda seconds: number(seconds, ".0f")).to_numpy(),
+    })  # fmt: skip
+    caption = f"The first epoch with {runs['target'].iloc[0]:.2f} % validation accuracy, which is what the better of the "
+    return Table(frame, f"{caption}baselines ends with. Medians over the runs that reach it.")

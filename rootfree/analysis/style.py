@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from rootfree.analysis.tables import Study
 
@@ -135,9 +135,9 @@ def title(figure: Figure, text: str) -> None:
 def logarithmic(axis: Any, base: int = 10) -> None:
     """Make an axis logarithmic, with plain numbers at its ticks."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(base, numticks=7))
+    axis.set_major_locator(LogLocator(base, numticks=6))
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, axes: Any) -> None:
