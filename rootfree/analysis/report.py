@@ -44,7 +44,7 @@ class Evidence(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Where the first page is, and the tables that are worth printing."""
+    """Where the first page is, and of a report of one's own runs the tables that are worth printing."""
 
     page: Path
     tables: list[Table]
@@ -110,8 +110,10 @@ def report(directory: Path, claims_file: Path, into: Path | None = None, publish
         written = pool.map(_write_study, found, asked, repeat(claims), files)
         page.write_text(_index(evidence, files), encoding="utf-8")
         list(written)  # an error of any page is one of the report
-    printed = [table for study, these in zip(found, asked, strict=True) for table in _told(study, these, evidence)]
-    return Written(page, printed)
+    told = []
+    if evidence.published is not None:
+        told = [table for study, these in zip(found, asked, strict=True) for table in _told(study, these, evidence)]
+    return Written(page, told)
 
 
 def publish(directory: Path, claims_file: Path, readme: Path) -> None:
@@ -128,18 +130,21 @@ def publish(directory: Path, claims_file: Path, readme: Path) -> None:
     rows = sections.forest_rows(evidence.claims, evidence.judgements)
     values = {"groups": _groups(evidence, {}), "summaries": sections.summaries(evidence.claims, evidence.judgements)}
     folder = Path(os.path.relpath(directory, readme.parent)).as_posix()
-    forests = {drawing.name: drawing for drawing in (figures.forest(rows), figures.forest(rows, wide=False))}
-    values |= {"caption": forests["forest"].caption, "folder": folder, "asked": ASKED, "lines": _answer(evidence)}
+    times = profile(to_target(evidence.studies, evidence.claims))
+    overall = (figures.forest(rows), figures.forest(rows, wide=False), figures.profile(times))
+    drawn = {drawing.name: drawing for drawing in overall}
+    values |= {"caption": drawn["forest"].caption, "folder": folder, "asked": ASKED, "lines": _answer(evidence)}
     table(evidence.judgements).to_csv(directory / "verdicts.csv", index=False, float_format="%.6g")
     _refresh(findings, render("findings.md", **values))
     _refresh(readme, render("front.md", **values))
-    named = re.findall(r"figures/([^/\s\"')]+)\.png", findings.read_text() + readme.read_text())
+    words = findings.read_text(encoding="utf-8") + readme.read_text(encoding="utf-8")
+    named = re.findall(r"figures/([\w.-]+)\.png", words)
     (directory / "figures").mkdir(exist_ok=True)
     for old in (directory / "figures").iterdir():
         if old.stem not in named:
             old.unlink()
     for name in dict.fromkeys(named):
-        drawing = forests.get(name) or _find(name, evidence)
+        drawing = drawn.get(name) or _find(name, evidence)
         if drawing is None:
             raise ValueError(f"there is no figure {name}, which {findings} or {readme} names")
         save_png(drawing, directory / "figures" / f"{name}.png")
@@ -255,10 +260,8 @@ def _told(study: Study, judgements: Sequence[Judgement], evidence: Evidence) -> 
     claims = [{"claim": one.claim.id, "asked": one.claim.short, "verdict": one.verdict} for one in judgements]
     if claims:
         told.append(Table(pd.DataFrame(claims), "What this study decides; the numbers are on its page."))
-    if evidence.published is not None:
-        known = {(other.id, other.preset): other for other in evidence.published}  # presets may share a setting
-        told.append(compare(study, known.get((study.id, study.preset))))
-    return told
+    known = {(other.id, other.preset): other for other in evidence.published or []}  # presets may share a setting
+    return [*told, compare(study, known.get((study.id, study.preset)))]
 
 
 def _find(name: str, evidence: Evidence) -> Drawing | None:
