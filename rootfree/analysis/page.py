@@ -12,7 +12,7 @@ from zlib import crc32
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from rootfree.analysis.style import Drawing, inline
 
@@ -58,7 +58,7 @@ def picture(drawing: Drawing) -> Picture:
 def safe_name(text: str) -> str:
     """A name for a file or a place of a page, whatever characters users choose; what is cut, or lost, is told apart."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    lossy = len(name) > 80 or re.search(r"[^A-Za-z0-9 _.-]", text) or not name
+    lossy = len(name) > 80 or not text.isascii() or not name
     return f"{name[:70]}-{crc32(text.encode('utf-8', 'replace')):08x}" if lossy else name
 
 
@@ -91,5 +91,5 @@ def _environment() -> Environment:
 
 def _cell(text: Any) -> str:
     """A text as Markdown shows it, within a table, too: nothing in it is markup."""
-    shown = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", " ".join(str(text).split()))
-    return str(escape(shown))
+    shown = re.sub(r"([\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))", r"\\\1", " ".join(str(text).split()))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -184,9 +184,9 @@ def answers(judgement: Judgement) -> Table:
 
 
 SIZES = {  # the interval against the bound that is asked about, in words
-    "superiority": {"larger": "more than", "smaller": "less than", "unclear": "not told from"},
-    "noninferiority": {"larger": "above minus", "smaller": "below minus", "unclear": "not told from minus"},
-    "equivalence": {"larger": "beyond", "smaller": "within", "unclear": "not told from"},
+    "superiority": {"larger": "by more than", "smaller": "by less than", "unclear": "perhaps by"},
+    "noninferiority": {"larger": "not behind by", "smaller": "by more than", "unclear": "perhaps behind by"},
+    "equivalence": {"larger": "beyond", "smaller": "within", "unclear": "perhaps beyond"},
 }
 
 
@@ -377,15 +377,17 @@ def summaries(claims: Claims, judgements: Iterable[Judgement]) -> list[dict[str,
         tested = [one for one in these if one.verdict != "no data"]
         told, short = [], []
         for one in [one for one in tested if one.claim.id == tested[0].claim.id]:
-            finding, where = main_part(one), f" on {one.place[1]}" if one.place else ""
+            finding, verdict = main_part(one), f"{one.verdict}{f' on {one.place[1]}' if one.place else ''}"
             measured = in_points(finding)
-            said = f", {finding.estimate:+.2f} points ({ends(finding)}, n = {finding.n})" if measured else ""
-            told.append(f"{finding.part.text}{where}{said}: {one.verdict}")
-            short.append(f"{one.verdict}{where}{f' ({finding.estimate:+.1f} points)' if measured else ''}")
+            short.append(f"{verdict} ({finding.estimate:+.1f} points)" if measured else verdict)
+            said = f"{finding.estimate:+.2f} points ({ends(finding)}, n = {finding.n})" if measured else result(finding)
+            told.append(f"{verdict}, {said}")
+        failing = [one.premise.part.text for one in tested[:1] if one.premise and one.verdict == "premise not met"]
         if tested:
             counted = {verdict: sum(one.verdict == verdict for one in these) for verdict in VERDICTS}
             tally = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
             row = {"title": question.title, "asked": tested[0].claim.short, "answer": "; ".join(told)}
+            row |= {"premise": next(iter(failing), "")}
             duelled = any(duel["free"] and duel["claim"] in question.claims for duel in duels(claims, judgements))
             rows.append(row | {"short": "; ".join(short), "tally": tally, "duels": duelled})
     return rows
