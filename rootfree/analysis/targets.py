@@ -1,4 +1,4 @@
-"""How soon an arm is as good as the best baseline in the end: steps and time to target, and how that compares over studies.
+"""How soon an arm is as good as the best baseline in the end: steps and time to target, within and over studies.
 
 After AlgoPerf (Dahl et al. 2023, "Benchmarking Neural Network Training Algorithms"), whose performance profiles are those
 of Dolan and More (2002). A target is a validation accuracy; those of the published studies are fixed in `claims.yaml`.
@@ -26,8 +26,8 @@ def to_target(studies: Sequence[Study], claims: Claims) -> pd.DataFrame:
     """The first epoch of every run that reaches its study's target.
 
     Returns:
-        A row per run of every study with a target: study (its slug), setting (the hash that its runs share), target (%),
-        arm, seed, run_id, epoch, step and seconds since the start of training; the last three NaN where it never does.
+        A row per run of every study with a target: study (its slug), setting (the hash that its runs share), target (in
+        %), arm, seed, run_id, and epoch, step and seconds since the start of training, NaN where it never gets there.
     """
     found = []
     for study in studies:
@@ -49,24 +49,24 @@ def to_target(studies: Sequence[Study], claims: Claims) -> pd.DataFrame:
 def profile(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
     """Performance profiles: in what share of studies an arm reaches the target within a factor tau of the first arm.
 
-    Studies of one setting share runs, so of each setting the study with most runs of most arms by their plain names counts.
-    An arm's time is the median over its runs, infinite where most never reach the target.
+    Studies of one setting share runs: of each setting the one counts that has most arms by their plain names. An arm's
+    time is the median over its runs, infinite where most never reach the target.
 
     Args:
         table: From `to_target`.
         by: `step`, `epoch` or `seconds`.
 
     Returns:
-        A row per arm and tau at which its share grows: arm, tau, share, and studies, in how many it was run.
+        A row per arm and tau at which its share grows: arm, tau, share, and studies, in how many it was run. An arm that
+        reaches no target has none.
     """
     plain = table[~table["arm"].str.contains(" ")]
     sizes = plain.groupby(["setting", "study"])["arm"].agg(["nunique", "size"]).sort_values(["nunique", "size"])
     chosen = sizes.reset_index().drop_duplicates("setting", keep="last")["study"]
     times = plain[plain["study"].isin(chosen)].fillna({by: np.inf}).groupby(["study", "arm"])[by].median().unstack()
-    ratios = times.div(times.min(axis=1).replace(np.inf, np.nan), axis=0).where(times.notna()).stack()
+    ratios = times.div(times.min(axis=1), axis=0).where(times < np.inf)
     rows = []
     for arm, studies in times.notna().sum().items():
-        reached = np.sort(ratios.xs(arm, level="arm").to_numpy()) if arm in ratios.index.get_level_values("arm") else []
-        steps = {float(tau): rank / studies for rank, tau in enumerate(reached, start=1) if np.isfinite(tau)}
-        rows += [(arm, tau, share, int(studies)) for tau, share in (steps or {float("inf"): 0.0}).items()]
-    return pd.DataFrame(rows, columns=["arm", "tau", "share", "studies"])
+        taus = sorted(ratios[arm].dropna())
+        rows += [(arm, tau, (place + 1) / studies, studies) for place, tau in enumerate(taus)]
+    return pd.DataFrame(rows, columns=["arm", "tau", "share", "studies"]).drop_duplicates(["arm", "tau"], keep="last")
