@@ -234,7 +234,7 @@ def _strip(
     names = [fill(label(arm), 20, break_long_words=False) for arm in shown]
     heights = np.array([max(1, 0.31 * (name.count("\n") + 1)) for name in names])  # a long name needs more than a row
     rows = heights.cumsum() - heights / 2
-    figure, axes = panel(0.9 + 0.42 * heights.sum())
+    figure, axes = panel(1 + 0.48 * heights.sum())
     beside = axes.get_yaxis_transform()
     for row, arm in zip(rows, shown, strict=True):
         style, data, interval = look[arm], values[arm], t_interval(values[arm])

@@ -273,7 +273,7 @@ def _find(name: str, evidence: Evidence) -> Drawing | None:
 
 
 def _refresh(file: Path, words: str) -> None:
-    before, *between, after = file.read_text(encoding="utf-8").split(MARK)
-    if len(between) != 1:
+    parts = file.read_text(encoding="utf-8").split(MARK)
+    if len(parts) != 3:
         raise ValueError(f"{file} must hold the line {MARK.strip()} twice, around what is to be refreshed")
-    file.write_text(f"{before}{MARK}\n{words.strip()}\n\n{MARK}{after}", encoding="utf-8")
+    file.write_text(MARK.join([parts[0], f"\n{words.strip()}\n\n", parts[2]]), encoding="utf-8")

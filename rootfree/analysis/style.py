@@ -89,7 +89,7 @@ def color_of(optimizer: str) -> str:
     if not families:
         return to_hex(colorsys.hls_to_rgb(share, 0.42, 0.6))
     family = max(families, key=len)
-    return COLORS[family] if optimizer == family else _paler(COLORS[family], 0.25 + 0.3 * share)
+    return COLORS[family].lower() if optimizer == family else _paler(COLORS[family], 0.25 + 0.3 * share)
 
 
 def looks(study: Study) -> dict[str, Look]:
