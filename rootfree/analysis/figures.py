@@ -91,7 +91,7 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
             place = height if wide else height + 0.8
             mark = {"marker": marker, "color": color, "fillstyle": filled, "ms": 6, "mew": 1.5, "clip_on": False}
             words = f"{row.title}  ({row.place})" if row.place else row.title
-            axes.text(-0.99 if wide else 0, height, words, transform=side, va="center", fontsize=8)
+            axes.text(-0.99 if wide else 0, height, words, transform=side, va="center", fontsize=8 if wide else 8.5)
             if not np.isfinite(row.estimate):
                 axes.plot(0.03, place, transform=side, **mark)
                 axes.text(0.07, place, shorten(row.note, 56), transform=side, va="center", fontsize=7.5)

@@ -22,9 +22,7 @@ FEW = "too few runs"  # for an interval that says anything
 
 def results(study: Study, claims: Claims) -> Table:
     """The results of every arm, those that a claim compares first, each part by accuracy."""
-    timed = {"optimizer (ms/step)": "optimizer_ms", "data (ms/step)": "data_ms"}
-    steps = {name: study.curves.groupby("arm")[column].median().dropna()
-             for name, column in timed.items() if column in study.curves}  # fmt: skip
+    steps = study.curves.groupby("arm")["optimizer_ms"].median() if "optimizer_ms" in study.curves else pd.Series()
     rows = []
     for arm in in_order(study, claims):
         metrics = ("test_acc", "gap_acc", "train_acc", "seconds")
@@ -42,14 +40,16 @@ def results(study: Study, claims: Claims) -> Table:
             "search runs": study.budgets.get(arm, "none"),
             "seconds": number(seconds.mean, ".0f"),
             "state (MB)": number(state),
-            **{name: number(values.get(arm, np.nan), ".2f") for name, values in steps.items() if len(values)},
+            "optimizer (ms/step)": number(steps.get(arm, np.nan), ".2f"),
         })  # fmt: skip
     caption = (
         "Mean ± standard deviation over the n seeds that finished; n leads to their runs. Train accuracy is on clean "
         "images in eval mode, the gap is train minus test. Search runs: those of the search that found the arm's "
         "settings, in brackets whose it was and in what its runs differed. Seconds per run, times per step, on "
     )
-    return Table(pd.DataFrame(rows), f"{caption}{study.hardware}.")
+    frame = pd.DataFrame(rows)
+    silent = [column for column in ("diverged", "optimizer (ms/step)") if frame[column].isin(["0", "-"]).all()]
+    return Table(frame.drop(columns=silent), f"{caption}{study.hardware}.")
 
 
 def paired(study: Study, claims: Claims) -> Table | None:
@@ -179,7 +179,7 @@ def answers(judgement: Judgement) -> Table:
         row = {"question": asked, "result": result(finding), "verdict": finding.verdict}
         rows.append(row | {"confidence": confidence(finding)})
     adjusted = judgement.findings[0].adjusted
-    caption = f"p of the claim after Holm's adjustment: {number(adjusted)}." if np.isfinite(adjusted) else ""
+    caption = f"Of the claim after Holm's adjustment: {p_value(adjusted)}." if np.isfinite(adjusted) else ""
     return Table(pd.DataFrame(rows), caption)
 
 
@@ -211,7 +211,7 @@ def confidence(finding: Finding) -> str:
     elif finding.kind in ("count", "ordering"):
         said.append(f"95% {finding.low:.2f} to {finding.high:.2f}")
     if np.isfinite(finding.p):
-        said.append("p below 0.001" if finding.p < 0.001 else f"p {finding.p:.3f}")
+        said.append(p_value(finding.p))
     return "; ".join(said)
 
 
@@ -296,12 +296,13 @@ def spread(interval: Interval, sign: str = "") -> str:
     """Mean ± standard deviation."""
     if not interval.n:
         return "-"
-    return f"{interval.mean:{sign}.2f}" + (f" ± {interval.sd:.2f}" if interval.n > 1 else "")
+    return f"{interval.mean:{sign}.2f}" + (f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{interval.sd:.2f}" if interval.n > 1 else "")
 
 
 def bounds(interval: Interval, sign: str = "") -> str:
     """The interval's ends; those of two values say nothing and are not told."""
-    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}" if interval.n > 2 else FEW if interval.n else "-"
+    told = f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}".replace(" ", "\N{NO-BREAK SPACE}")
+    return told if interval.n > 2 else FEW if interval.n else "-"
 
 
 def estimate(interval: Interval, unit: str = "points") -> str:
@@ -312,6 +313,11 @@ def estimate(interval: Interval, unit: str = "points") -> str:
 def number(value: float, form: str = ".3g") -> str:
     """A number, or a dash where there is none."""
     return "-" if pd.isna(value) else f"{value:{form}}"
+
+
+def p_value(p: float) -> str:
+    """A p in words."""
+    return "p below 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
@@ -413,7 +419,7 @@ def duels(claims: Claims, judgements: Iterable[Judgement], each: int = 2) -> lis
                 key = (*arms, str(one.study.runs["model"].iloc[0]))
                 free, other = (one.study.root_free(arm) for arm in arms)
                 duel = pairs.setdefault(key, dict(zip(("who", "whom", "model"), key, strict=True)) | {
-                    "claim": one.claim.id, "free": free and not other, "places": {},
+                    "pair": key[:2], "claim": one.claim.id, "free": free and not other, "places": {},
                 })  # fmt: skip
                 told = {"dataset": one.place[1], "direction": finding.direction, "estimate": f"{finding.estimate:+.1f}"}
                 if duel["claim"] == one.claim.id:  # another claim asks of other settings
