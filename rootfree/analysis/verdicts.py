@@ -341,7 +341,7 @@ def _over_searches(
     The spread of the mean over seeds, as its t interval has it, joined with what other draws would have found on
     validation data, taken for test accuracy; arms that share a search share its draws. Never narrower than over seeds.
     """
-    if part.kind not in TESTS or part.metric != "test_acc" or outcome.n < 2:
+    if not searches or part.kind not in TESTS or part.metric != "test_acc" or outcome.n < 2:
         return nan, nan
     weights: dict[str, float] = {}
     known = {}
