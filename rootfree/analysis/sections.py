@@ -1,290 +1,295 @@
-"""What the report says about one study: findings in words, the tables, and every run behind them."""
+"""The tables of a report: what a study found, what it cost, and the numbers behind every verdict."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rootfree.analysis.checks import Check
 from rootfree.analysis.claims import UNITS, Claims, Question
-from rootfree.analysis.costs import both_sides
-from rootfree.analysis.page import Block, Details, Heading, Table, Text, anchor
+from rootfree.analysis.figures import DYNAMICS, VERDICTS, constant, in_order
+from rootfree.analysis.page import Link, Table, safe_name
 from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
+from rootfree.analysis.style import label
 from rootfree.analysis.tables import Study
 from rootfree.analysis.verdicts import Finding, Judgement, differences, wins_losses_ties
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
+FEW = "too few runs"  # for an interval that says anything
 
 
-def findings(study: Study, judgements: list[Judgement], claims: Claims) -> list[Block]:
-    """What was asked, what was found and how sure that is, and under which conditions."""
-    blocks: list[Block] = []
-    if study.is_smoke:
-        blocks.append(Text("Smoke runs: they show that the machinery works and are not evidence of anything."))
-    for judgement in judgements:
-        asked = f"Asked ({judgement.claim.id}): {judgement.claim.statement}"
-        beside = "" if judgement.counts else ", beside the study with more pairs that decides it"
-        blocks.append(Text(f"{asked}\nFound at {study.scale} scale: {judgement.verdict}{beside}.\n{why(judgement)}"))
-
-    sentences = []
-    means = {arm: t_interval(study.finished(arm, "test_acc")) for arm in study.arms}
-    ran = [arm for arm in study.arms if means[arm].n]
-    if ran:
-        best = max(ran, key=lambda arm: means[arm].mean)
-        sentences.append(
-            f"The highest mean test accuracy is that of {best}: {spread(means[best])} % (n = {means[best].n})."
-        )
-    if claims.placebo:
-        arm, other = claims.placebo.arm, claims.placebo.of
-        floor = differences(study, {arm: 1, other: -1}, "test_acc")
-        if floor.size:
-            apart = f"at equal seeds they are {np.sqrt(np.mean(floor**2)):.2f} points apart (root mean square)"
-            average = _difference(t_interval(floor), "points")
-            sentences.append(f"Noise floor: {arm} is {other} up to rounding, yet {apart}, on average {average}.")
-    lost = [f"{study.diverged(arm)} of {study.size(arm)} runs of {arm}" for arm in study.arms if study.diverged(arm)]
-    sentences.append(f"Diverged: {', '.join(lost) or 'no run'}.")
-    if study.left_out:
-        older = ", ".join(f"{count} of {arm}" for arm, count in study.left_out.items())
-        sentences.append(f"Left out, because later runs replaced their settings: {older}.")
-
-    first = study.runs.iloc[0]
-    shared = ", ".join(
-        f"{key} {first[key]}" for key in ("dataset", "model", "loss", "schedule", "epochs", "batch_size")
-    )
-    shared = f"{shared.replace('_size', ' size')}, {study.scale or 'ad hoc'} scale"
-    return [
-        *blocks,
-        Text(" ".join(sentences)),
-        Text(f"Shared by all runs: {shared}; {study.hardware}; study `{first['study']}`."),
-    ]
-
-
-def answer(question: Question, judgements: list[Judgement], studies: list[Study]) -> list[Block]:
-    """What several claims say on one question, and what the second moments of the studies behind them did."""
-    said = []
-    for one in judgements:
-        if one.claim.id in question.claims and one.counts:
-            where = f", {one.study.setting}" if one.study else ""
-            said.append(Text(f"{one.claim.id}{where}: {one.claim.statement} {one.verdict.capitalize()}.\n{why(one)}"))
-    shown = [table for study in studies if study.preset in question.presets for table in second_moment(study)[1:]]
-    return [Heading(2, question.title, anchor(question.title)), *said, *shown]
-
-
-def arms(study: Study) -> Table:
-    """The results of every arm."""
-    costs = {"optimizer (ms/step)": _per_step(study, "optimizer_ms"), "data (ms/step)": _per_step(study, "data_ms")}
-    costs = {name: values for name, values in costs.items() if values}
-    header = ["arm", "n", "diverged", "test acc. (%)", "95% interval", "gap (points)", "train acc. (%)"]
-    header += ["search runs", "seconds", "state (MB)", *costs]
+def results(study: Study, claims: Claims) -> Table:
+    """The results of every arm, those that a claim compares first, each part by accuracy."""
+    timed = {"optimizer (ms/step)": "optimizer_ms", "data (ms/step)": "data_ms"}
+    steps = {name: study.curves.groupby("arm")[column].median().dropna()
+             for name, column in timed.items() if column in study.curves}  # fmt: skip
     rows = []
-    for arm in study.arms:
+    for arm in in_order(study, claims):
         metrics = ("test_acc", "gap_acc", "train_acc", "seconds")
         test, gap, train, seconds = (t_interval(study.finished(arm, metric)) for metric in metrics)
         state = study.column(arm, "state_bytes").astype(float).median() / 1e6
         failed = study.column(arm, "failed_roots").astype(float).sum()
-        lost = f"{study.diverged(arm)}" + (f" ({failed:.0f} failed roots)" if failed else "")
-        row = [named(arm), f"[{test.n}](#{place(study, arm)})", lost, spread(test), _bounds(test)]
-        row += [spread(gap), spread(train), study.budgets.get(arm, "none")]
-        row += [f"{seconds.mean:.0f}" if seconds.n else "-", "-" if np.isnan(state) else f"{state:.3g}"]
-        rows.append([*row, *(f"{values[arm]:.2f}" if arm in values else "-" for values in costs.values())])
+        rows.append({
+            "arm": label(arm),
+            "n": Link(str(test.n), f"#runs-{study.arms.index(arm)}"),
+            "diverged": f"{study.diverged(arm)}" + (f" ({failed:.0f} failed roots)" if failed else ""),
+            "test acc. (%)": spread(test),
+            "95% interval": bounds(test),
+            "gap (points)": spread(gap),
+            "train acc. (%)": spread(train),
+            "search runs": study.budgets.get(arm, "none"),
+            "seconds": number(seconds.mean, ".0f"),
+            "state (MB)": number(state),
+            **{name: number(values.get(arm, np.nan), ".2f") for name, values in steps.items() if len(values)},
+        })  # fmt: skip
     caption = (
-        f"{study.title}. Mean ± standard deviation over the n seeds that finished; n leads to their runs. Train "
-        "accuracy is on clean images in eval mode, the gap is train minus test. Search runs: those of the search that "
-        "found the arm's settings, in brackets whose it was and in what its runs differed. Seconds per run, and times "
-        f"per step, on {study.hardware}."
+        "Mean ± standard deviation over the n seeds that finished; n leads to their runs. Train accuracy is on clean "
+        "images in eval mode, the gap is train minus test. Search runs: those of the search that found the arm's "
+        "settings, in brackets whose it was and in what its runs differed. Seconds per run, times per step, on "
     )
-    return Table(header, rows, caption)
+    return Table(pd.DataFrame(rows), f"{caption}{study.hardware}.")
 
 
-def named(arm: str) -> str:
-    """An arm as a table calls it."""
-    return arm.replace(" tuned=none", ", untuned defaults").replace(" tuned=", " ").replace(" optimizer.", " ")
-
-
-def place(study: Study, *what: str) -> str:
-    """Where the page has an arm's runs, or one run."""
-    return anchor("runs", study.slug, *what)
-
-
-def _per_step(study: Study, column: str) -> dict[str, float]:
-    """The median over epochs and runs of each arm, where it was measured."""
-    if column not in study.curves:
-        return {}
-    return {str(arm): float(value) for arm, value in study.curves.groupby("arm")[column].median().dropna().items()}
-
-
-def paired(study: Study, claims: Claims) -> list[Block]:
+def paired(study: Study, claims: Claims) -> Table | None:
     """Every arm against every baseline at equal seeds."""
     rows = []
     for baseline in [arm for arm in claims.baselines if arm in study.arms]:
-        for arm in [arm for arm in study.arms if arm != baseline]:
+        for arm in [arm for arm in in_order(study, claims) if arm != baseline]:
             accuracy = t_interval(differences(study, {arm: 1, baseline: -1}, "test_acc"))
             # oriented by `differences` so that positive is better; here it is plainly arm minus baseline
             gap = t_interval(-differences(study, {arm: 1, baseline: -1}, "gap_acc"))
-            wins = "-".join(map(str, wins_losses_ties(study, arm, baseline, "test_acc")))
-            row = [f"{named(arm)} - {baseline}", f"[{accuracy.n}](#{place(study, arm)})", wins]
-            rows.append([*row, spread(accuracy, "+"), _bounds(accuracy, "+"), spread(gap, "+"), _bounds(gap, "+")])
-    if not rows:
-        return []
-    header = ["difference", "pairs", "won-lost-tied", "test acc. (points)", "95% interval", "gap (points)"]
+            rows.append({
+                "difference": f"{label(arm)} - {baseline}",
+                "pairs": str(accuracy.n),
+                "won-lost-tied": "-".join(map(str, wins_losses_ties(study, arm, baseline, "test_acc"))),
+                "test acc. (points)": spread(accuracy, "+"),
+                "95% interval": bounds(accuracy, "+"),
+                "gap (points)": spread(gap, "+"),
+                "95% interval (gap)": bounds(gap, "+"),
+            })  # fmt: skip
     note = "Mean ± sd over the pairs of which both runs finished; intervals are not adjusted for their number. In won-"
     note += "lost-tied a run that diverged loses to one that did not."
-    if claims.placebo and claims.placebo.arm in study.arms:
-        note += f" {claims.placebo.arm} - {claims.placebo.of} is the noise floor."
-    table = Table([*header, "95% interval (gap)"], rows, f"{note} {study.title}; {study.hardware}.")
-    return [Heading(3, "Differences at equal seeds"), table]
+    return Table(pd.DataFrame(rows), note) if rows else None
 
 
-def second_moment(study: Study) -> list[Block]:
+def second_moment(study: Study) -> Table | None:
     """How far every arm's second moment came from its start, and how near its steps are to those of momentum SGD."""
-    columns = {"share_frozen": "frozen (%)", "share_above_damping": "above damping (%)", "cosine_sgd": "cosine to SGD"}
-    columns = {column: words for column, words in columns.items() if column in study.curves}
+    names = {"share_frozen": "frozen (%)", "share_above_damping": "above damping (%)", "cosine_sgd": "cosine to SGD"}
+    names = {column: words for column, words in names.items() if column in study.curves}
     finished = study.curves[study.curves["status"] == "finished"]
     last = finished.sort_values("epoch", kind="stable").drop_duplicates("run_id", keep="last")
     rows = []
     for arm in study.arms:
         ends = last[last["arm"] == arm]
-        values = {column: ends[column].astype(float).mean() for column in columns}
+        values = {column: ends[column].astype(float).mean() for column in names}
         weight, steps = study.forgets(arm), study.column(arm, "steps").astype(float).max()
-        row = [
-            named(arm),
-            f"[{len(ends)}](#{place(study, arm)})",
-            *("-" if np.isnan(value) else f"{value:.3g}" for value in (weight, weight * steps)),
-        ]
-        shown = {c: f"{value:.3f}" if c == "cosine_sgd" else f"{100 * value:.1f}" for c, value in values.items()}
-        row += ["-" if np.isnan(values[column]) else shown[column] for column in columns]
-        rows.append([*row, spread(t_interval(study.finished(arm, "test_acc")))])
-    if not rows or not columns:
-        return []
-    header = ["arm", "n", "1 - beta2", "(1 - beta2) x steps", *columns.values(), "test acc. (%)"]
+        shown = {
+            names[c]: number(v, ".3f") if c == "cosine_sgd" else number(100 * v, ".1f") for c, v in values.items()
+        }
+        row = {"arm": label(arm), "n": str(len(ends)), "1 - beta2": number(weight)}
+        rows.append(row | {"(1 - beta2) x steps": number(weight * steps), **shown})
     caption = (
-        "After the last step, means over the n runs that finished; test accuracy with its sd. A moving average forgets "
-        "its start once (1 - beta2) x steps is well above 1. Frozen: coordinates whose second moment still has its "
-        "initial value; for a matrix method, entries of its factors. Cosine: between the last update and that of "
-        "momentum SGD on the same gradients. "
-        f"{study.title}; {study.hardware}."
+        "After the last step, means over the n runs that finished. A moving average forgets its start once "
+        "(1 - beta2) x steps is well above 1. Frozen: coordinates whose second moment still has its initial value; for "
+        "a matrix method, entries of its factors. Cosine: between the last update and that of momentum SGD."
     )
-    return [Heading(3, "What the second moment did"), Table(header, rows, caption)]
+    return Table(pd.DataFrame(rows), caption) if rows and names else None
 
 
-def tuning(study: Study) -> list[Block]:
+def steady(study: Study) -> list[str]:
+    """A sentence for each figure that would show one line for all arms."""
+    values = {words: constant(study, metric) for metric, (words, _) in DYNAMICS.items()}
+    return [f"The {words} is {value:.3g} in every run at every epoch." for words, value in values.items()
+            if value is not None and not np.isnan(value)]  # fmt: skip
+
+
+def tuning(study: Study) -> Table | None:
     """What the settings of every arm cost to find, and what fewer draws would have found."""
     rows = []
     for arm in study.arms:
-        row = [arm, study.budgets.get(arm, "none")]
-        if (search := study.searches.get(arm)) is None:
-            rows.append([*row, "-", "-", *["-"] * len(BUDGETS)])
-            continue
-        row += [str(len(search.draws)), str(int(search.runs["epochs"].sum()) or "not recorded")]
-        found = [best_of(100 * scores(search.draws), k) for k in BUDGETS]
-        rows.append([*row, *("-" if np.isnan(best) else f"{best:.2f}" for best in found)])
-    if not study.searches:
-        return []
-    header = ["arm", "search runs", "draws", "epochs in all", *(f"best of {k}" for k in BUDGETS)]
+        search = study.searches.get(arm)
+        found = [best_of(100 * scores(search.draws), k) if search else np.nan for k in BUDGETS]
+        epochs = int(search.runs["epochs"].sum()) if search else 0
+        row = {"arm": label(arm), "search runs": study.budgets.get(arm, "none")}
+        row |= {"draws": str(len(search.draws)) if search else "-", "epochs in all": str(epochs or "-")}
+        rows.append(row | {f"best of {k}": number(best, ".2f") for k, best in zip(BUDGETS, found, strict=True)})
     short = {arm: int(s.draws["epochs"].iloc[0]) for arm, s in study.searches.items() if s.name.count("-halving")}
     caption = (
         "Expected best validation accuracy (%) of so many draws, one seed each: the mean over all choices of that many "
-        "from the draws of the search (after Dodge et al. 2019); a draw that diverged counts as 0. Draws and "
-        "epochs are those of a search made as this study was; what was found elsewhere, as the "
-        "brackets say, is shown there."
+        "from the draws of the search (after Dodge et al. 2019); a draw that diverged counts as 0. Draws and epochs "
+        "are those of a search made as this study was; what was found elsewhere is shown there."
     )
     if short:
-        caption += f" With successive halving, draws are compared after {_listed(short)} epochs."
-    return [
-        Heading(3, "Tuning"),
-        Text("Every difference above is one between methods as tuned here, and conditional on the settings found."),
-        Table(header, rows, f"{caption} {study.title}."),
-    ]
+        told = ", ".join(f"{epochs} ({label(arm)})" for arm, epochs in short.items())
+        caption += f" With successive halving, draws are compared after {told} epochs."
+    return Table(pd.DataFrame(rows), caption) if study.searches else None
 
 
-def runs(study: Study) -> Details:
-    """Every run with its command, and the settings of every arm."""
+def settings(study: Study) -> Table:
+    """What every arm's optimizer was given."""
     prefix = "config.optimizer."
     hyper = [name for name in study.runs if name.startswith(prefix) and not name.startswith(f"{prefix}_")]
-    settings = []
+    rows = []
     for arm, row in study.runs.groupby("arm", sort=True)[hyper].first().iterrows():
-        values = [f"{name.removeprefix(prefix)}={_plain(value)}" for name, value in row.dropna().items()]
-        settings.append([str(arm), ", ".join(values) or "defaults"])
-    rows, anchors, code, linked = [], [], set(), set()
-    for run in study.runs.to_dict("records"):
-        accuracy = "-" if pd.isna(run["test_acc"]) else f"{run['test_acc']:.2f}"
-        arm = run["arm"]
-        rows.append([run["run_id"], f"[{arm}](#{place(study, arm, 'settings')})", str(run["seed"]), run["status"]])
-        rows[-1] += [accuracy, f"`{run['command']}`"]
-        anchors.append("" if arm in linked else place(study, arm))  # an arm's runs stand together: the first is linked
-        linked.add(arm)
-        code.add(f"{run['commit']}{' with local changes' if str(run['dirty']) == 'True' else ''}")
-    made = f"Code: {', '.join(sorted(code))}. {study.hardware}."
-    places = [place(study, row[0], "settings") for row in settings]
-    return Details(
-        f"All {plural(len(rows), 'run')} of this study, their commands and settings",
-        [
-            Table(["arm", "optimizer settings"], settings, "What every run of an arm was given.", places),
-            Table(["run", "arm", "seed", "status", "test acc. (%)", "command"], rows, made, anchors),
-        ],
-    )
+        given = {name.removeprefix(prefix): value for name, value in row.dropna().items()}
+        told = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items())
+        rows.append({"arm": str(arm), "optimizer settings": ", ".join(told) or "defaults"})
+    return Table(pd.DataFrame(rows), "What every run of an arm was given.")
 
 
-def theory(table: pd.DataFrame) -> list[Block]:
+def runs(study: Study) -> Table:
+    """Every run with its command; the first of an arm is a place to link to."""
+    chosen = study.runs[["run_id", "arm", "seed", "status", "test_acc", "command"]].copy()
+    first = ~chosen["arm"].duplicated()
+    ids = [f"runs-{study.arms.index(arm)}" if new else "" for arm, new in zip(chosen["arm"], first, strict=True)]
+    chosen["test_acc"] = chosen["test_acc"].map(lambda value: number(value, ".2f"))
+    dirty = study.runs["dirty"].astype(str).map({"True": " with local changes"}).fillna("")
+    code = ", ".join(sorted(set(study.runs["commit"].astype(str) + dirty)))
+    chosen = chosen.rename(columns={"run_id": "run", "test_acc": "test acc. (%)"})
+    return Table(chosen.set_index(pd.Index(ids, name="id")), f"Code: {code}. {study.hardware}.")
+
+
+def context(study: Study, claims: Claims) -> dict[str, Any]:
+    """What a study's page says in sentences: the best arm, the noise floor, what is missing, what all runs share."""
+    means = {arm: t_interval(study.finished(arm, "test_acc")) for arm in study.arms}
+    best = max((arm for arm in study.arms if means[arm].n), key=lambda arm: means[arm].mean, default=None)
+    floor = np.empty(0)
+    if claims.placebo:
+        floor = differences(study, {claims.placebo.arm: 1, claims.placebo.of: -1}, "test_acc")
+    shared = ("dataset", "model", "loss", "schedule", "epochs", "batch_size")
+    return {
+        "best": (label(best), spread(means[best]), means[best].n) if best else None,
+        "placebo": claims.placebo,
+        "floor": (f"{np.sqrt(np.mean(floor**2)):.2f}", estimate(t_interval(floor))) if floor.size else None,
+        "lost": [f"{study.diverged(arm)} of {study.size(arm)} runs of {label(arm)}"
+                 for arm in study.arms if study.diverged(arm)],
+        "left_out": [f"{count} of {label(arm)}" for arm, count in study.left_out.items()],
+        "shared": ", ".join(f"{key.replace('_', ' ')} {study.runs[key].iloc[0]}" for key in shared),
+        "scale": study.scale or "ad hoc",
+    }  # fmt: skip
+
+
+def answers(judgement: Judgement) -> Table:
+    """The parts of a judgement: what was asked, what came out, and how sure that is."""
+    rows = []
+    for finding in judgement.tested:
+        asked = f"{'Premise: ' if finding is judgement.premise else ''}{finding.part.text}"
+        row = {"question": asked, "result": result(finding), "verdict": finding.verdict}
+        rows.append(row | {"confidence": confidence(finding)})
+    adjusted = judgement.findings[0].adjusted
+    caption = f"p of the claim after Holm's adjustment: {number(adjusted)}." if np.isfinite(adjusted) else ""
+    return Table(pd.DataFrame(rows), caption)
+
+
+SIZES = {  # the interval against the bound that is asked about, in words
+    "superiority": {"larger": "by more than", "smaller": "by less than", "unclear": "perhaps by"},
+    "noninferiority": {"larger": "not behind by", "smaller": "by more than", "unclear": "perhaps behind by"},
+    "equivalence": {"larger": "beyond", "smaller": "within", "unclear": "perhaps beyond"},
+}
+
+
+def result(finding: Finding) -> str:
+    """A part's estimate in words, or what a table says."""
+    if finding.kind not in SIZES or np.isnan(finding.estimate):
+        return finding.note or "-"
+    said = f"{finding.estimate:+.2f} {UNITS[finding.part.metric]}: {finding.direction}"
+    said += f", {SIZES[finding.kind][finding.size]} the margin of {finding.margin:g}" if finding.margin else ""
+    return f"{said}; {finding.note}" if finding.note else said
+
+
+def confidence(finding: Finding) -> str:
+    """The intervals of a part, and the runs they rest on."""
+    if isinstance(finding.part, Check) or not finding.n:
+        return "-"
+    said = [f"n = {finding.n}" + (f" of {finding.planned} planned" if finding.n < finding.planned else "")]
+    if finding.kind in SIZES:
+        said.append(ends(finding) if finding.n > 2 else FEW)
+    if np.isfinite([finding.low_searches, finding.high_searches]).all() and finding.n > 2:
+        said.append(f"{finding.low_searches:+.2f} to {finding.high_searches:+.2f} over seeds and searches")
+    elif finding.kind in ("count", "ordering"):
+        said.append(f"95% {finding.low:.2f} to {finding.high:.2f}")
+    if np.isfinite(finding.p):
+        said.append("p below 0.001" if finding.p < 0.001 else f"p {finding.p:.3f}")
+    return "; ".join(said)
+
+
+def ends(finding: Finding, form: str = "+.2f") -> str:
+    """The interval of a part over seeds, with its level."""
+    return f"{90 if finding.kind == 'equivalence' else 95}% {finding.low:{form}} to {finding.high:{form}}"
+
+
+def theory(table: pd.DataFrame) -> tuple[Table, list[tuple[str, Table]]]:
     """What was computed exactly or on quadratics: how many rows agree per check, and every row."""
     table = table.astype(object).fillna("").astype(str)
     summary, folded = [], []
     for (claim, check), rows in table.groupby(["claim", "check"], sort=False):
         said = rows["agrees"].str.lower()
-        states = int(said.isin(["true", "false"]).sum())
+        states, name = int(said.isin(["true", "false"]).sum()), str(check).replace("_", " ")
         agree = f"{(said == 'true').sum()} of {states}" if states else "only measured"
-        where = anchor("theory", claim, check)
-        summary.append([f"{claim}", f"[{str(check).replace('_', ' ')}](#{where})", agree, str(len(rows) - states)])
-        lines = []
-        for row in rows.to_dict("records"):
-            error = f" ± {float(row['error']):.2g}" if row["error"] else ""
-            value = f"{float(row['value']):.4g}{error}" if row["value"] else "-"
-            verdict = {"true": "yes", "false": "no"}.get(row["agrees"].lower(), "")
-            lines.append([row["setting"], row["quantity"], value, row["expected"] or "-", verdict or "-", row["n"]])
-        header = ["setting", "quantity", "value", "expected", "agrees", "n"]
-        name = f"{claim}: {str(check).replace('_', ' ')}"
-        shown = Table(header, lines, "Value ± standard error over n.", [where, *[""] * (len(lines) - 1)])
-        folded.append(Details(f"{name}, {plural(len(lines), 'row')}", [shown]))
+        summary.append({"claim": claim, "check": name, "rows that agree": agree, "further rows": len(rows) - states})
+        error = rows["error"].map(lambda cell: f" ± {float(cell):.2g}" if cell else "")
+        shown = rows["value"].map(lambda cell: f"{float(cell):.4g}" if cell else "-") + error
+        verdict = said.map({"true": "yes", "false": "no"}).fillna("-")
+        kept = rows.assign(value=shown, agrees=verdict)[["setting", "quantity", "value", "expected", "agrees", "n"]]
+        folded.append((f"{claim}: {name}", Table(kept, "Value ± standard error over n.")))
     caption = "Exact and Monte-Carlo checks in float64, and noisy quadratics: `make theory`. Rows without a prediction "
-    caption += "are there for comparison."
-    head = ["claim", "check", "rows that agree", "further rows"]
-    return [Heading(2, "Theory", "theory"), Table(head, summary, caption), *folded]
+    return Table(pd.DataFrame(summary), f"{caption}are there for comparison."), folded
 
 
-def bench(table: pd.DataFrame) -> list[Block]:
-    """Time and memory of one optimizer step, each method on each network."""
-    both = both_sides(table)
+def both_sides(table: pd.DataFrame) -> pd.DataFrame:
+    """A row of `bench.csv` per method, network and comparison: a comparison measures a method and its peer."""
+    own = ["ms", "state_mb", "peak_mb"]
+    peers = table.drop(columns=["method", *own], errors="ignore")
+    peers = peers.rename(columns={"peer": "method"} | {f"peer_{key}": key for key in own})
+    columns = ["method", "parameters", *own, "device", "threads"]
+    return pd.concat([table, peers]).reindex(columns=columns).dropna(subset=["method", "ms"])
+
+
+def bench(both: pd.DataFrame) -> Table:
+    """Time and memory of one optimizer step, each method on each network, of a table as of `both_sides`."""
+    keys, own = ["parameters", "method", "device", "threads"], ["ms", "state_mb", "peak_mb"]
+    grouped = both.groupby(keys, sort=False, dropna=False)
+    frame = grouped[own].median().map(number).assign(n=grouped.size()).reset_index()
+    frame = frame.rename(columns={"parameters": "network", "ms": "ms per step"})
+    caption = "`make bench`: median over the n comparisons that a method takes part in, on random gradients. The state is "
+    return Table(frame, f"{caption}what an optimizer keeps, the peak what a step takes beside parameters and gradients.")
+
+
+def forest_rows(claims: Claims, judgements: Iterable[Judgement]) -> pd.DataFrame:
+    """A row per claim and place, as `figures.forest` wants them, in the order of the questions."""
     rows = []
-    for keys, group in both.groupby(["parameters", "method", "device", "threads"], sort=False, dropna=False):
-        numbers = group[["ms", "state_mb", "peak_mb"]].astype(float).median()
-        cells = ["-" if np.isnan(value) else f"{value:.3g}" for value in numbers]
-        rows.append([str(keys[0]), str(keys[1]), *cells, str(len(group)), f"{keys[2]}, {keys[3]} threads"])
-    header = ["network", "method", "ms per step", "state (MB)", "peak (MB)", "n", "hardware"]
-    caption = (
-        "`make bench`: median over the n comparisons that a method takes part in, on random gradients. The state is "
-    )
-    caption += "what an optimizer keeps, the peak what a step takes beside parameters and gradients."
-    return [Details(f"Time and memory of {plural(len(rows), 'case')}", [Table(header, rows, caption)])]
+    for question in claims.questions:
+        for one in asked(question, judgements):
+            finding = main_part(one)
+            row: dict[str, Any] = {"question": question.title, "claim": one.claim.id, "title": one.claim.short}
+            row |= {"place": one.place[1] if one.place else "", "verdict": one.verdict, "note": finding.note}
+            measured = in_points(finding)
+            for key in ("estimate", "low", "high", "low_searches", "high_searches", "margin"):
+                row[key] = getattr(finding, key) if measured else np.nan
+            if one.verdict == "no data":
+                row["note"] = "not run"
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def why(judgement: Judgement) -> str:
-    """The numbers behind a verdict, a line for each part."""
-    if not judgement.study and not judgement.claim.checked:
-        return judgement.reason
-    lines = [_reason(finding) for finding in judgement.findings]
-    if judgement.premise:
-        lines.insert(0, f"Premise: {_reason(judgement.premise)}")
-    if judgement.reason:
-        lines.insert(0, judgement.reason)
-    return "\n".join(lines)
+def asked(question: Question, judgements: Iterable[Judgement]) -> list[Judgement]:
+    """The verdicts on the claims of a question, in its order."""
+    these = [one for one in judgements if one.claim.id in question.claims and one.counts]
+    return sorted(these, key=lambda one: question.claims.index(one.claim.id))
 
 
-def tuned(judgement: Judgement) -> str:
-    """What was spent on tuning each arm that a judgement compares."""
-    if not judgement.study:
-        return "-"
-    findings = [*([judgement.premise] if judgement.premise else []), *judgement.findings]
-    arms = dict.fromkeys(found for finding in findings for found in finding.arms.values())
-    return ", ".join(f"{arm} {judgement.study.budgets.get(arm, 'none')}" for arm in arms) or "-"
+def main_part(judgement: Judgement) -> Finding:
+    """The part that is shown for a claim: what refutes it, or else the first that was measured in points."""
+    if judgement.verdict == "refuted":
+        return min(judgement.findings, key=lambda finding: finding.refute)
+    return next(filter(in_points, judgement.findings), judgement.findings[0])
+
+
+def in_points(finding: Finding) -> bool:
+    """Whether a part's estimate is one of percentage points."""
+    return not isinstance(finding.part, Check) and finding.part.in_points and bool(np.isfinite(finding.estimate))
 
 
 def spread(interval: Interval, sign: str = "") -> str:
@@ -294,50 +299,145 @@ def spread(interval: Interval, sign: str = "") -> str:
     return f"{interval.mean:{sign}.2f}" + (f" ± {interval.sd:.2f}" if interval.n > 1 else "")
 
 
+def bounds(interval: Interval, sign: str = "") -> str:
+    """The interval's ends; those of two values say nothing and are not told."""
+    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}" if interval.n > 2 else FEW if interval.n else "-"
+
+
+def estimate(interval: Interval, unit: str = "points") -> str:
+    """A difference with its interval and its n."""
+    return f"{interval.mean:+.2f} {unit} (95% {bounds(interval, '+')}, n = {interval.n})"
+
+
+def number(value: float, form: str = ".3g") -> str:
+    """A number, or a dash where there is none."""
+    return "-" if pd.isna(value) else f"{value:{form}}"
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     """A count with its noun."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _reason(finding: Finding) -> str:
-    """One part in words, as in: A is ahead of B: supported, +1.54 points (95% +1.33 to +1.74, n = 5), margin 1."""
-    part, interval = finding.part, Interval(finding.n, finding.estimate, finding.sd, finding.low, finding.high)
-    text = f"{part.text}: {finding.verdict}"
-    if isinstance(part, Check):
-        return f"{text} ({finding.note})."
-    if interval.n and part.kind in ("ordering", "count"):
-        share = f"95% {interval.low:.2f} to {interval.high:.2f}, n = {interval.n}"
-        text += f", share {interval.mean:.2f} ({share}), margin {finding.margin:g}"
-    elif interval.n and part.kind != "exact":
-        level = 90 if part.kind == "equivalence" else 95
-        text += f", {_difference(interval, UNITS[part.metric], level)}, margin {finding.margin:g}"
-    if interval.n and not np.isnan(finding.adjusted):
-        text += f", p {_p(finding.p)}, of the claim after Holm {_p(finding.adjusted)}"
-    if finding.note:
-        text += f"; {finding.note}"
-    return f"{text}{_preliminary(finding)}."
+def tables_of(study: Study, claims: Claims) -> Mapping[str, Any]:
+    """Everything that a study's page shows, beside its figures and verdicts."""
+    return {
+        "results": results(study, claims),
+        "paired": paired(study, claims),
+        "second_moment": second_moment(study),
+        "steady": steady(study),
+        "tuning": tuning(study),
+        "settings": settings(study),
+        "runs": runs(study),
+    }
 
 
-def _preliminary(finding: Finding) -> str:
-    return f"; preliminary, {finding.n} of {finding.planned} planned" if 0 < finding.n < finding.planned else ""
+def verdict_table(judgements: Iterable[Judgement], pages: Mapping[str, str], origins: Mapping[str, str]) -> Table:
+    """What was found on several claims, a row per claim and place; a place leads to its page where there is one."""
+    rows = []
+    for one in judgements:
+        finding, page = main_part(one), pages.get(one.study.slug) if one.study else None
+        where = where_of(one)
+        rows.append({
+            "claim": one.claim.id,
+            "question": one.claim.short,
+            "whose": origins[one.claim.origin],
+            "where": Link(where, f"{page}#{safe_name(one.claim.id)}") if page else where,
+            "verdict": one.verdict,
+            "result": f"{finding.part.text}: {result(finding)}" if finding.n else "-",
+            "confidence": confidence(finding),
+            "why": one.reason or "-",
+        })  # fmt: skip
+    return Table(pd.DataFrame(rows), "")
 
 
-def _p(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+def where_of(judgement: Judgement) -> str:
+    """Scale, model and data set of a verdict, and the tables it rests on."""
+    words = [f"{judgement.study.scale}: {judgement.study.setting}"] if judgement.study else []
+    tables = dict.fromkeys(f"{part.table}.csv" for part in judgement.claim.checked)
+    return " and ".join([*words, *tables]) or "-"
 
 
-def _difference(interval: Interval, unit: str, level: int = 95) -> str:
-    bounds = f"{level}% {_bounds(interval, '+')}, " if interval.n > 1 else ""
-    return f"{interval.mean:+.2f} {unit} ({bounds}n = {interval.n})"
+def overview(studies: Iterable[Study], pages: Mapping[str, str]) -> Table:
+    """All studies with their best arm."""
+    rows = []
+    for study in studies:
+        means = {arm: t_interval(study.finished(arm, "test_acc")) for arm in study.arms}
+        best = max(means, key=lambda arm: np.nan_to_num(means[arm].mean, nan=-1))
+        row = {"study": Link(study.title, pages[study.slug]), "arms": str(len(means)), "runs": str(len(study.runs))}
+        rows.append(row | {"best arm": label(best), "its test acc. (%)": spread(means[best]), "n": str(means[best].n)})
+    return Table(pd.DataFrame(rows), "Mean ± sd over the n seeds of the arm with the highest mean test accuracy.")
 
 
-def _bounds(interval: Interval, sign: str = "") -> str:
-    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}" if interval.n > 1 else "-"
+def summaries(claims: Claims, judgements: Iterable[Judgement]) -> list[dict[str, Any]]:
+    """A row per question: what its first claim came to at every place, and how often all of them were borne out."""
+    rows = []
+    for question in claims.questions:
+        these = asked(question, judgements)
+        tested = [one for one in these if one.verdict != "no data"]
+        told, short = [], []
+        for one in [one for one in tested if one.claim.id == tested[0].claim.id]:
+            finding, verdict = main_part(one), f"{one.verdict}{f' on {one.place[1]}' if one.place else ''}"
+            measured = in_points(finding)
+            short.append(f"{verdict} ({finding.estimate:+.1f} points)" if measured else verdict)
+            said = f"{finding.estimate:+.2f} points ({ends(finding)}, n = {finding.n})" if measured else result(finding)
+            told.append(f"{verdict}, {said}")
+        failing = [one.premise.part.text for one in tested[:1] if one.premise and one.verdict == "premise not met"]
+        if tested:
+            counted = {verdict: sum(one.verdict == verdict for one in these) for verdict in VERDICTS}
+            tally = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
+            row = {"title": question.title, "asked": tested[0].claim.short, "answer": "; ".join(told)}
+            row |= {"premise": next(iter(failing), "")}
+            duelled = any(duel["free"] and duel["claim"] in question.claims for duel in duels(claims, judgements))
+            rows.append(row | {"short": "; ".join(short), "tally": tally, "duels": duelled})
+    return rows
 
 
-def _listed(values: dict[str, int]) -> str:
-    return ", ".join(f"{value} ({arm})" for arm, value in values.items())
+def duels(claims: Claims, judgements: Iterable[Judgement], each: int = 2) -> list[dict[str, Any]]:
+    """Who was ahead of whom on test accuracy, for pairs of arms that claims compare by plain names.
+
+    Args:
+        claims: All of them.
+        judgements: What was found.
+        each: How many pairs of a question, at most.
+    """
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for question in claims.questions:
+        pairs: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for one in [one for one in asked(question, judgements) if one.study]:
+            for finding in filter(in_points, one.findings):
+                arms, weights = [*finding.arms.values()], [*finding.part.difference.values()]
+                plain = weights == [1, -1] and finding.part.metric == "test_acc" and not any(" " in arm for arm in arms)
+                if not plain or finding.n < 3 or finding.kind == "equivalence":
+                    continue
+                key = (*arms, str(one.study.runs["model"].iloc[0]))
+                free, other = (one.study.root_free(arm) for arm in arms)
+                duel = pairs.setdefault(key, dict(zip(("who", "whom", "model"), key, strict=True)) | {
+                    "claim": one.claim.id, "free": free and not other, "places": {},
+                })  # fmt: skip
+                told = {"dataset": one.place[1], "direction": finding.direction, "estimate": f"{finding.estimate:+.1f}"}
+                if duel["claim"] == one.claim.id:  # another claim asks of other settings
+                    duel["places"].setdefault(one.place[1], told)
+        found = dict([*pairs.items()][:each]) | found
+    for duel in found.values():
+        duel["places"] = [*duel["places"].values()]
+        directions = {place["direction"] for place in duel["places"]}
+        duel |= {"ahead": directions == {"ahead"}, "behind": "behind" in directions}
+    order = [claim for question in claims.questions for claim in question.claims]
+    return sorted(found.values(), key=lambda duel: order.index(duel["claim"]))
 
 
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def time_to_target(runs: pd.DataFrame) -> Table | None:
+    """How many runs of each arm of a study reached its target and when; `runs` as of `targets.to_target`."""
+    if runs.empty:
+        return None
+    grouped = runs.groupby("arm", sort=False)
+    frame = pd.DataFrame({
+        "arm": [label(str(arm)) for arm in grouped.groups],
+        "reached": [f"{count} of {size}" for count, size in zip(grouped["epoch"].count(), grouped.size(), strict=True)],
+        "epoch": grouped["epoch"].median().map(number).to_numpy(),
+        "step": grouped["step"].median().map(lambda step: number(step, ".0f")).to_numpy(),
+        "seconds": grouped["seconds"].median().map(lambda seconds: number(seconds, ".0f")).to_numpy(),
+    })  # fmt: skip
+    caption = f"The first epoch with {runs['target'].iloc[0]:.2f} % validation accuracy, which is what the better of the "
+    return Table(frame, f"{caption}baselines ends with. Medians over the runs that reach it.")

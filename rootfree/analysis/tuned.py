@@ -21,8 +21,8 @@ def stands(run: Mapping[str, Any], root: Path) -> bool | None:
         run: A row of `runs.csv`.
         root: Folder of `configs` and `experiments`.
     """
-    given = dict(word.lstrip("+").split("=", 1) for word in shlex.split(str(run["command"])) if "=" in word)
     try:
+        given = dict(word.lstrip("+").split("=", 1) for word in shlex.split(str(run["command"])) if "=" in word)
         presets = [_read(root / key / f"{given[key]}.yaml") for key in given if key.startswith("experiments/")]
         choices = {key.removeprefix("override /"): value for preset in presets for entry in preset.get("defaults", [])
                    for key, value in entry.items()}  # fmt: skip
@@ -36,7 +36,7 @@ def stands(run: Mapping[str, Any], root: Path) -> bool | None:
             settings |= layer.get("optimizer", {})
         own = [f"{key}={value}" for key, value in given.items() if key.startswith("optimizer.")]
         settings |= OmegaConf.from_dotlist(own).get("optimizer", {})
-    except (FileNotFoundError, KeyError, OmegaConfBaseException):
+    except (OSError, KeyError, IndexError, ValueError, OmegaConfBaseException):  # users choose names of any kind
         return None
     if settings["_target_"] != run.get("config.optimizer._target_"):
         return None
