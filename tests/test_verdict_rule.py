@@ -87,7 +87,10 @@ def again(judgements: list[Judgement]) -> list[str]:
                 "premise not met": fails
             }
         likeliest[number] = min(decisions, key=lambda verdict: decisions[verdict])
-        hopeless = [part["kind"] == "count" and finding.n < 4 for part, finding in zip(claim["parts"], one.findings)]
+        hopeless = [
+            part["kind"] == "count" and finding.n < 4
+            for part, finding in zip(claim["parts"], one.findings, strict=True)
+        ]
         if not all(hopeless):
             families.setdefault(one.place, []).append((number, min(decisions.values())))
     verdicts = ["undecided"] * len(judgements)
@@ -177,7 +180,7 @@ def claim(name: str, *parts: tuple[str, str]) -> Claim:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("n", [3, 10])
 @pytest.mark.parametrize(
     "claims",
     [[claim(a + b, (a, b)) for a, b in ("ab", "ac", "ad", "bc", "bd", "cd")],
@@ -186,7 +189,7 @@ def claim(name: str, *parts: tuple[str, str]) -> Claim:
 )  # fmt: skip
 def test_a_family_errs_as_often_as_one_test(claims: list[Claim], n: int) -> None:
     """Without any effect some verdict is wrong in at most 5% of studies, in any number of claims and parts."""
-    rng, repeats = np.random.default_rng(n), 600
+    rng, repeats = np.random.default_rng(n), 400
     wrong = 0
     for _ in range(repeats):
         cards = scorecard(Claims(claims=claims), [drawn(dict.fromkeys("abcd", 0.0), n, rng)])

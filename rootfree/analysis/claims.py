@@ -23,7 +23,7 @@ class Part(Strict):
     """One comparison: a weighted sum of arms per seed, held against a margin."""
 
     text: str
-    kind: Literal["superiority", "noninferiority", "equivalence", "ordering", "count", "exact"]
+    kind: Literal["superiority", "noninferiority", "equivalence", "count", "exact"]
     difference: dict[str, float]
     margin: dict[str, Annotated[float, Field(ge=0)]]  # per scale, `other` for the rest; a plain number is that for all
     reason: str
@@ -44,7 +44,7 @@ class Part(Strict):
         weights = list(self.difference.values())
         if self.kind == "count":
             fits, asked = weights in ([1], [-1]), "be one arm, 1 for above the margin and -1 for below"
-        elif self.kind in ("ordering", "exact"):
+        elif self.kind == "exact":
             fits, asked = weights == [1, -1], "be {first: 1, second: -1}"
         else:
             fits, asked = min(weights, default=0) < 0 < max(weights, default=0), "weigh arms, with both signs"

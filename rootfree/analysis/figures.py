@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rootfree.analysis.claims import Claims
+from rootfree.analysis.comparisons import differences
 from rootfree.analysis.searches import Search, best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import (
@@ -33,7 +34,6 @@ from rootfree.analysis.style import (
     title,
 )
 from rootfree.analysis.tables import Study
-from rootfree.analysis.verdicts import differences
 
 CROWD = 10  # curves in one panel
 ROWS = 12  # arms in a figure of results

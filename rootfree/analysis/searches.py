@@ -6,7 +6,7 @@ successive halving the better ones come again with more epochs, and the finalist
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+# In what a search may differ from the runs that have its settings, beside data set, model and loss.
+SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
 FINALISTS = 3  # draws that are run again, with other seeds, before the winner is named
 SETTLED = ("finished", "diverged", "failed")  # failed: as often as is allowed
 
@@ -159,6 +161,24 @@ def behind(searches: Sequence[Search], run: dict[str, Any]) -> tuple[str, str, S
             own = model == run["model"], optimizer == run["optimizer"]
             fitting.append((*own, search.epochs == run["epochs"], len(search.draws), model, optimizer, search))
     return max(fitting, key=lambda found: found[:4])[4:] if fitting else None
+
+
+def elsewhere(
+    arm: str, run: Mapping[str, Any], model: str, owner: str, search: Search, known: pd.DataFrame
+) -> list[str]:
+    """Whose the search behind an arm's settings was, if another's, and in what its runs differed from the arm's."""
+    optimizer, *own = arm.split()
+    notes = [f"{owner}'s"] if owner != optimizer else []
+    notes += [f"on {model}"] if model != run["model"] else []
+    winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
+    its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
+    its |= {key: winner.iloc[0][key] for key in SETTING if len(winner) and key in known}
+    for key, value in its.items():
+        here = run.get(key)  # the searches may have columns that these runs lack
+        if value != here and not (pd.isna(value) and pd.isna(here)):
+            shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
+            notes.append(f"at {key.rpartition('.')[2].replace('_', ' ')} {shown}")
+    return notes + [f"without {word.removeprefix('optimizer.')}" for word in own]
 
 
 def _value(run: dict[str, Any], key: str) -> Any:

@@ -10,11 +10,12 @@ from rootfree.analysis.checks import Check
 from rootfree.analysis.claims import UNITS, Claims, Question
 from rootfree.analysis.figures import DYNAMICS, VERDICTS, constant, in_order
 from rootfree.analysis.page import Link, Table, safe_name
+from rootfree.analysis.comparisons import Finding, differences, wins_losses_ties
 from rootfree.analysis.searches import best_of, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import label
 from rootfree.analysis.tables import Study
-from rootfree.analysis.verdicts import Finding, Judgement, differences, wins_losses_ties
+from rootfree.analysis.verdicts import Judgement
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
 FEW = "too few runs"  # for an interval that says anything
@@ -208,7 +209,7 @@ def confidence(finding: Finding) -> str:
         said.append(ends(finding) if finding.n > 2 else FEW)
     if np.isfinite([finding.low_searches, finding.high_searches]).all() and finding.n > 2:
         said.append(f"{finding.low_searches:+.2f} to {finding.high_searches:+.2f} over seeds and searches")
-    elif finding.kind in ("count", "ordering"):
+    elif finding.kind == "count":
         said.append(f"95% {finding.low:.2f} to {finding.high:.2f}")
     if np.isfinite(finding.p):
         said.append(p_value(finding.p))

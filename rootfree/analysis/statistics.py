@@ -11,7 +11,7 @@
 5. What is neither supported nor refuted at 5% is undecided, and says why.
 
 Intervals are 95% ones, with two-sided p; equivalence is two one-sided tests at 5%, and has a 90% interval. A share of
-runs, or of pairs that are won, has its exact interval. No bootstrap of seeds: fewer than ten of them cover too little.
+runs has its exact interval. No bootstrap of seeds: fewer than ten of them cover too little.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.collect import IDENTITY, check_schema
-from rootfree.analysis.searches import Search, behind
-from rootfree.analysis.tuned import stands
+from rootfree.analysis.searches import Search, behind, elsewhere
+from rootfree.analysis.tuned import retired, settings
 
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
 NAMES = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
 NAMES.remove("seed")
-# In what a search may differ from the runs that have its settings, beside data set, model and loss.
-SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
 
 
 def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -160,7 +158,9 @@ class Study:
 
     @cached_property
     def _members(self) -> dict[str, pd.DataFrame]:
-        return {str(arm): rows for arm, rows in self.runs.copy().groupby("arm")}  # in one block per type: slices are cheap
+        return {
+            str(arm): rows for arm, rows in self.runs.copy().groupby("arm")
+        }  # in one block per type: slices are cheap
 
     def validated(self, arm: str) -> float:
         """An arm's mean validation accuracy, a run that diverged counting as 0."""
@@ -206,57 +206,32 @@ def studies(
     results = runs[runs["purpose"] != "search"]
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
-    results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=_settings(results))
-    results = results.assign(retired=_retired(results, root))
+    results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=settings(results))
+    results = results.assign(retired=retired(results, root))
     made = []
     for _, alike in results.groupby("study", sort=True):
         for (preset, _), group in alike.groupby(["preset", "scale"], sort=True, dropna=False):
             others = alike[~alike["run_id"].isin(group["run_id"]) & ~alike["retired"]]
             outdated = bool(group["retired"].all())
-            current = _current(group if outdated else group[~group["retired"]])
-            retired = group[~group["run_id"].isin(current["run_id"])]
-            current = _with_borrowed(current, others, wanted.get(preset, ()))
-            arms = sorted(current["arm"].unique())
-            settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
-            tuned = {arm: found for arm in arms if (found := behind(tables, settings[arm]))}
-            first = current.iloc[0]
-            spent = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
-            budgets = {arm: str(runs) for arm, runs in spent.items() if runs}
-            notes = {arm: _elsewhere(arm, settings[arm], *found, known) for arm, found in tuned.items()}
-            for arm, (*_, search) in tuned.items():
-                told = f" ({', '.join(notes[arm])})" if notes[arm] else ""
-                budgets[arm] = f"{max(spent[arm], len(search.runs))}{told}"  # the runs of a search may be unpublished
-            made.append(
-                Study(
-                    runs=current,
-                    curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
-                    budgets=budgets,
-                    retired=retired,
-                    outdated=outdated,
-                    searches={arm: search for arm, (*_, search) in tuned.items() if not notes[arm]},
-                )
-            )
+            own = _current(group if outdated else group[~group["retired"]])
+            current = _with_borrowed(own, others, wanted.get(preset, ()))
+            budgets: dict[str, str] = {}
+            found: dict[str, Search] = {}
+            for arm, rows in current.groupby("arm"):
+                name, run = str(arm), rows.iloc[0].to_dict()
+                spent, notes = searched.get((run["dataset"], run["model"], name), 0), []
+                if tuned := behind(tables, run):
+                    spent = max(spent, len(tuned[-1].runs))  # the runs of a search may be unpublished
+                    notes = elsewhere(name, run, *tuned, known)
+                    found |= {} if notes else {name: tuned[-1]}
+                if spent:
+                    budgets[name] = f"{spent} ({', '.join(notes)})" if notes else str(spent)
+            left = group[~group["run_id"].isin(own["run_id"])]
+            shown = curves.merge(current[["run_id", "arm", "status"]], on="run_id")
+            made.append(Study(current, shown, budgets, retired=left, outdated=outdated, searches=found))
     return sorted(
         (_detailed(study, made) for study in made), key=lambda study: (not study.preset, study.title, study.slug)
     )
-
-
-def _elsewhere(
-    arm: str, run: Mapping[str, Any], model: str, owner: str, search: Search, known: pd.DataFrame
-) -> list[str]:
-    """Whose the search behind an arm's settings was, if another's, and in what its runs differed from the arm's."""
-    optimizer, *own = arm.split()
-    notes = [f"{owner}'s"] if owner != optimizer else []
-    notes += [f"on {model}"] if model != run["model"] else []
-    winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
-    its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
-    its |= {key: winner.iloc[0][key] for key in SETTING if len(winner) and key in known}
-    for key, value in its.items():
-        here = run.get(key)  # the searches may have columns that these runs lack
-        if value != here and not (pd.isna(value) and pd.isna(here)):
-            shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
-            notes.append(f"at {key.rpartition('.')[2].replace('_', ' ')} {shown}")
-    return notes + [f"without {word.removeprefix('optimizer.')}" for word in own]
 
 
 def _detailed(study: Study, made: Sequence[Study]) -> Study:
@@ -266,25 +241,6 @@ def _detailed(study: Study, made: Sequence[Study]) -> Study:
     columns = ("loss", "schedule", "batch_size")
     told = [key for key in columns if any(other.get(key) != first.get(key) for other in namesakes)]
     return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
-
-
-def _settings(runs: pd.DataFrame) -> pd.Series:
-    """All settings of each run's optimizer as one text."""
-    hyper = [column for column in runs if column.startswith("config.optimizer.")]
-    cells = (column + "=" + runs[column].astype("str").fillna("") for column in hyper)
-    return sum(cells, pd.Series("", index=runs.index))
-
-
-def _retired(runs: pd.DataFrame, root: Path | None) -> pd.Series:
-    """Which runs have settings that their commands would not have today."""
-    known: dict[tuple[Any, ...], bool] = {}
-    if root is None:
-        return pd.Series(False, index=runs.index)
-    keys = list(zip(runs["study"], runs["preset"], runs["scale"], runs["arm"], runs["setting"], strict=True))
-    for key, run in zip(keys, runs.to_dict("records"), strict=True):
-        if key not in known:
-            known[key] = stands(run, root) is False
-    return pd.Series([known[key] for key in keys], index=runs.index)
 
 
 def _unrest(curves: pd.DataFrame) -> pd.Series:
@@ -327,9 +283,8 @@ def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str
             found = _nearest(kin[kin["arm"] == optimizer], own)
         else:
             free = [f"config.{word.partition('=')[0]}" for word in words]
-            settings = set(_settings(same.drop(columns=free, errors="ignore")))
-            alike = _settings(kin.drop(columns=free, errors="ignore")).isin(settings)
-            found = kin[alike]
+            mine, theirs = (settings(runs.drop(columns=free, errors="ignore")) for runs in (same, kin))
+            found = kin[theirs.isin(set(mine))]
         if not found.empty:
             parts.append(_current(found))
     runs = pd.concat(parts).drop_duplicates("run_id").drop_duplicates(["arm", "seed"])

@@ -1,7 +1,7 @@
 """How soon an arm is as good as the best baseline in the end: steps and time to target, within and over studies.
 
-After AlgoPerf (Dahl et al. 2023, "Benchmarking Neural Network Training Algorithms"), whose performance profiles are those
-of Dolan and More (2002). A target is a validation accuracy; those of the published studies are fixed in `claims.yaml`.
+After AlgoPerf (Dahl et al. 2023, "Benchmarking Neural Network Training Algorithms"), whose performance profiles are
+those of Dolan and More (2002). A target is a validation accuracy; those of the published studies are fixed in `claims.yaml`.
 """
 
 from collections.abc import Sequence
@@ -35,15 +35,12 @@ def to_target(studies: Sequence[Study], claims: Claims) -> pd.DataFrame:
         if np.isnan(goal) or study.curves.empty:
             continue
         there = study.curves[study.curves["val_acc"] >= goal].sort_values("epoch").drop_duplicates("run_id")
-        runs = study.runs[["arm", "seed", "run_id"]].merge(
-            there[["run_id", "epoch", "step", "seconds"]], on="run_id", how="left"
-        )
-        runs.insert(0, "target", goal)
-        runs.insert(0, "setting", study.id)
-        runs.insert(0, "study", study.slug)
+        times = there[["run_id", "epoch", "step", "seconds"]]
+        runs = study.runs[["arm", "seed", "run_id"]].merge(times, on="run_id", how="left")
+        runs = runs.assign(study=study.slug, setting=study.id, target=goal)
         found.append(runs)
     columns = ["study", "setting", "target", "arm", "seed", "run_id", "epoch", "step", "seconds"]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
 def profile(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
@@ -57,8 +54,8 @@ def profile(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
         by: `step`, `epoch` or `seconds`.
 
     Returns:
-        A row per arm and tau at which its share grows: arm, tau, share, and studies, in how many it was run. An arm that
-        reaches no target has none.
+        A row per arm and tau at which its share grows: arm, tau, share, and studies, in how many it was run. An arm
+        that reaches no target has none.
     """
     plain = table[~table["arm"].str.contains(" ")]
     sizes = plain.groupby(["setting", "study"])["arm"].agg(["nunique", "size"]).sort_values(["nunique", "size"])

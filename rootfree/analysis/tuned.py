@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,6 +42,23 @@ def stands(run: Mapping[str, Any], root: Path) -> bool | None:
     if settings["_target_"] != run.get("config.optimizer._target_"):
         return None
     return all(_same(run.get(f"config.optimizer.{key}"), value) for key, value in settings.items())
+
+
+def settings(runs: pd.DataFrame) -> pd.Series:
+    """All settings of each run's optimizer as one text."""
+    hyper = [column for column in runs if column.startswith("config.optimizer.")]
+    cells = (column + "=" + runs[column].astype("str").fillna("") for column in hyper)
+    return sum(cells, pd.Series("", index=runs.index))
+
+
+def retired(runs: pd.DataFrame, root: Path | None) -> pd.Series:
+    """Which runs, told apart by their `setting`, have optimizer settings that their commands would not have today."""
+    if root is None:
+        return pd.Series(False, index=runs.index)
+    alike = runs.groupby(["study", "preset", "scale", "arm", "setting"], dropna=False, sort=False)
+    first = runs.loc[alike.head(1).index].assign(group=alike.ngroup())
+    old = {run["group"]: stands(run, root) is False for run in first.to_dict("records")}
+    return alike.ngroup().map(old).astype(bool)
 
 
 def _suffix(loss: str) -> str:
