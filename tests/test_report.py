@@ -89,8 +89,9 @@ def test_names_of_any_kind_are_shown_as_they_are(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     for number, name in enumerate(HOSTILE):
         for seed, arm in itertools.product(range(3), (f"sgd tuned={name}", "adamw")):
-            write_run(outputs, f"{number}-{seed}-{arm.split()[0]}", arm=arm, seed=seed, dataset=name, test_acc=0.8 + seed / 9,
-                      study=f"{number}7e1234", command=f"python -m rootfree.train tuned={name}")  # fmt: skip
+            told = {"dataset": name, "command": f"python -m rootfree.train tuned={name}", "study": f"{number}7e1234"}
+            run_id, accuracy = f"{number}-{seed}-{arm.split()[0]}", 0.8 + seed / 9
+            write_run(outputs, run_id, arm=arm, seed=seed, test_acc=accuracy, **told)
     failed = write_run(tmp_path / "failed", "run0")
     (failed / "summary.json").unlink()
     (failed / "config.yaml").write_text(f"names:\n  model: '{HOSTILE[3]}'\n  arm: sgd\n")
