@@ -114,8 +114,11 @@ ZONES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "data", "direction", "size", "expected"), ZONES,
-                         ids=[f"{kind}-{direction}-{size}-{n}" for n, (kind, _, direction, size, _) in enumerate(ZONES)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "data", "direction", "size", "expected"),
+    ZONES,
+    ids=[f"{kind}-{direction}-{size}-{place}" for place, (kind, _, direction, size, _) in enumerate(ZONES)],
+)
 def test_every_zone_of_the_number_line(kind: str, data: list[float], direction: str, size: str, expected: str) -> None:
     """At a margin of 1: the interval against zero, against the bound that is asked about, and what follows."""
     outcome = TESTS[kind](data, 1.0)
@@ -178,7 +181,7 @@ def test_holm_by_hand() -> None:
     ids=["ahead, n = 3", "ahead", "not behind", "equal, n = 3", "equal", "not equal, n = 3"],
 )  # fmt: skip
 def test_so_many_seeds_would_decide(kind: str, mean: float, sd: float) -> None:
-    """On drawn data with that mean and spread, four tests of five decide with so many pairs, and fewer with one less."""
+    """On drawn data with that mean and spread four tests of five decide with so many pairs, fewer with one less."""
     n = seeds_needed(kind, mean, sd, 1.0)
     assert n is not None
     rng = np.random.default_rng(0)
@@ -445,7 +448,7 @@ def test_presets_share_runs() -> None:
 def configs(tmp_path: Path) -> Path:
     """An optimizer, its tuned file, one that takes its numbers over, and a preset."""
     files = {
-        "configs/optimizer/rf.yaml": "_target_: x.Y\n_partial_: true\nlr: 1.0\ninit: 1.0\nbatch_size: ${dataset.batch_size}",
+        "configs/optimizer/rf.yaml": "_target_: x.Y\n_partial_: true\nlr: 1.0\ninit: 1.0\nbatch_size: ${dataset.size}",
         "configs/tuned/d-m-sgd.yaml": "optimizer: {lr: 0.1}",
         "configs/tuned/d-m-rf.yaml": "defaults: [d-m-sgd]",
         "configs/tuned/d-m-rf-squared.yaml": "optimizer: {lr: 0.7}",
@@ -498,15 +501,6 @@ def test_retired_settings_are_kept_apart(configs: Path) -> None:
     assert not claimed(part(difference={"rf": 1.0, "b": -1.0}), preset="old").concerns(old)
     latest, _ = studies(pd.DataFrame(rows), curves)
     assert latest.runs["run_id"].tolist() == ["b0"], "without files the last one stands"
-
-
-def test_published_studies_have_no_retired_settings() -> None:
-    """Every published run is told apart by the files; the damping study has nothing else, and says so."""
-    found = studies(*read(ROOT / "results"), root=ROOT)
-    assert [study.preset for study in found if study.outdated] == ["ablation_damping"]
-    sgd = next(study for study in found if study.id == "fb4fb6b00ea6" and study.preset == "cnn")
-    assert set(sgd.column("sgd", "config.optimizer.lr")) == {0.09305}
-    assert set(sgd.retired.loc[sgd.retired["arm"] == "sgd", "config.optimizer.lr"]) == {0.08057}
 
 
 def searched(name: str, scores: list[float]) -> Search:

@@ -76,18 +76,18 @@ class Study:
         """Whether these runs only show that the machinery works."""
         return self.scale == "smoke" or bool((self.runs["purpose"] == "smoke").all())
 
-    @property
+    @cached_property
     def setting(self) -> str:
         """Model, data set and length in words."""
         first = self.runs.iloc[0]
         return f"{first['model']} on {first['dataset']}, {first['epochs']} epochs{self.detail}"
 
-    @property
+    @cached_property
     def title(self) -> str:
         """Where these runs belong, in words; not unique: studies may differ in loss, schedule or data settings."""
         return f"{self.preset or 'ad hoc'}{f' {self.scale}' if self.scale else ''}: {self.setting}"
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """A unique name for files and anchors."""
         first = self.runs.iloc[0]
@@ -207,7 +207,7 @@ def studies(
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
     results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=settings(results))
-    results = results.assign(retired=retired(results, root))
+    results = results.assign(retired=retired(results, root)).copy()  # in one block per type: slices are cheap
     made = []
     for _, alike in results.groupby("study", sort=True):
         for (preset, _), group in alike.groupby(["preset", "scale"], sort=True, dropna=False):

@@ -1,7 +1,7 @@
 """How soon an arm is as good as the best baseline in the end: steps and time to target, within and over studies.
 
 After AlgoPerf (Dahl et al. 2023, "Benchmarking Neural Network Training Algorithms"), whose performance profiles are
-those of Dolan and More (2002). A target is a validation accuracy; those of the published studies are fixed in `claims.yaml`.
+those of Dolan and More (2002). A target is a validation accuracy; `claims.yaml` fixes those of the published studies.
 """
 
 from collections.abc import Sequence
