@@ -1,6 +1,7 @@
 """The analysis on hand-made runs: tables and report; the verdicts are in test_claims.py."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -229,7 +230,9 @@ def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
     (folders[1] / "summary.json").unlink()
     (folders[1] / "failure.json").write_text(json.dumps({"status": "failed", "message": "out of luck", "attempts": 1}))
     command = [sys.executable, "scripts/status.py", str(tmp_path)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={"COLUMNS": "120"}).stdout
+    said = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "120"}
+    ).stdout
     assert [line.split() for line in said.splitlines() if "resnet8" in line] == [
         ["cnn", "laptop", "resnet8", "sgd", "2", "1", "1"]
     ]

@@ -153,8 +153,10 @@ def profile(table: pd.DataFrame) -> Drawing:
             axes.step(tau, np.nan_to_num(share), where="post", color=color_of(arm), lw=1.6, label=text)
         axes.set_ylim(-0.03, 1.03)
         finish(figure, axes, "", "factor of the steps that the fastest arm takes", "share of studies")
-    text = "Share of studies in which an arm reaches the target within a factor of the steps of the fastest. The target is "
-    text += "what the better baseline ends with on validation data; arms of at least two studies."
+    text = (
+        "Share of studies in which an arm reaches the target within a factor of the steps of the fastest. The target "
+    )
+    text += "is what the better baseline ends with on validation data; arms of at least two studies."
     return Drawing("profile", figure, text)
 
 

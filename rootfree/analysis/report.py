@@ -78,7 +78,7 @@ def gather(directory: Path, claims_file: Path, published: Path | None = None) ->
             for name in MADE_BY if (file := folder / f"{name}.csv").is_file()}  # fmt: skip
     judgements = scorecard(claims, found, side, tables)
     if known:  # one's own runs decide what they decide, and nothing else is told
-        judgements = [one for one in judgements if one.study]
+        judgements = [one for one in judgements if one.study and one.verdict != "no data"]
     return Evidence(claims, found, judgements, side, studies(*known, wanted=wanted, root=root) if known else None)
 
 
