@@ -36,12 +36,12 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")
     console = Console(markup=False, emoji=False, highlight=False)
-    for told in written.tables:
-        printed = Table(caption=told.caption, caption_justify="left", box=SIMPLE, pad_edge=False)
-        for name in told.frame:
-            printed.add_column(name, no_wrap=name == told.frame.columns[0])
-        for _, row in told.rows:
-            printed.add_row(*map(str, row.values()))
+    for caption, frame in written.tables:
+        printed = Table(caption=caption, caption_justify="left", box=SIMPLE, pad_edge=False)
+        for name in frame:
+            printed.add_column(name, no_wrap=name == frame.columns[0])
+        for row in frame.itertuples(index=False):
+            printed.add_row(*map(str, row))
         console.print(printed)
     console.print(f"report: {written.page}", soft_wrap=True)
 

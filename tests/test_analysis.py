@@ -238,5 +238,3 @@ def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
     nothing = subprocess.run([*command[:2], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 1
     assert "there is no run beneath" in nothing.stderr
-
-

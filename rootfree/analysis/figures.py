@@ -5,6 +5,7 @@ Each function draws one figure and returns it with its caption; `draw` calls tho
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from textwrap import fill, shorten
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rootfree.analysis.claims import Claims
 from rootfree.analysis.comparisons import differences
-from rootfree.analysis.searches import Search, best_of, scores
+from rootfree.analysis.searches import Search, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import (
     GREY,
@@ -26,8 +27,8 @@ from rootfree.analysis.style import (
     Drawing,
     Look,
     color_of,
+    finish,
     label,
-    legend,
     logarithmic,
     looks,
     panel,
@@ -39,11 +40,19 @@ CROWD = 10  # curves in one panel
 ROWS = 12  # arms in a figure of results
 FAR = (1, 3, 10, 30)  # percentage points at the ticks of the forest
 SLICES = 5  # of a setting's range, whose best draws are joined
-# What an optimizer did: column of `curves.csv`, words and what it means.
+# Columns of `curves.csv`: the axis, and what it means.
+SPREAD = "Mean over seeds with a band of one standard deviation."
+OUTCOMES = {"val_acc": ("validation accuracy (%)", SPREAD), "train_loss": ("training loss, clean subset", SPREAD)}
+QUANTILES = ["effective_lr_q05", "effective_lr_q50", "effective_lr_q95"]
 DYNAMICS = {
-    "share_frozen": ("share of frozen coordinates", "Second moments, or factors' entries, at their start."),
-    "share_above_damping": ("share above damping", "Coordinates whose second moment exceeds damping."),
-    "cosine_sgd": ("cosine to momentum SGD", "Between the last update of the epoch and momentum SGD's."),
+    "share_frozen": ("share of frozen coordinates", f"Second moments, or factors' entries, at their start. {SPREAD}"),
+    "share_above_damping": ("share above damping", f"Coordinates whose second moment exceeds damping. {SPREAD}"),
+    "cosine_sgd": ("cosine to momentum SGD", f"Between the last update of the epoch and momentum SGD's. {SPREAD}"),
+    "effective_lr": (
+        "effective learning rate",
+        "The rate over the denominator: median coordinate with a band from the 5% to the 95% quantile, geometric means "
+        "over seeds; for methods with a diagonal second moment.",
+    ),
 }
 # Shape, colour and filling of a verdict: told apart without colours, too.
 VERDICTS = {
@@ -89,9 +98,16 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
                 continue
             marker, color, filled = VERDICTS[row.verdict]
             place = height if wide else height + 0.8
-            mark = {"marker": marker, "color": color, "fillstyle": filled, "ms": 6, "mew": 1.5, "clip_on": False}
+            mark: dict[str, Any] = {
+                "marker": marker,
+                "color": color,
+                "fillstyle": filled,
+                "ms": 6,
+                "mew": 1.5,
+                "clip_on": False,
+            }
             words = f"{row.title}  ({row.place})" if row.place else row.title
-            axes.text(-0.99 if wide else 0, height, words, transform=side, va="center", fontsize=8)
+            axes.text(-0.99 if wide else 0, height, words, transform=side, va="center", fontsize=8 if wide else 8.5)
             if not np.isfinite(row.estimate):
                 axes.plot(0.03, place, transform=side, **mark)
                 axes.text(0.07, place, shorten(row.note, 56), transform=side, va="center", fontsize=7.5)
@@ -125,7 +141,7 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
 
 
 def profile(table: pd.DataFrame) -> Drawing:
-    """In what share of studies an arm reaches the target within a factor of the fastest; `table` as of `targets.profile`."""
+    """In what share of studies an arm reaches the target within a factor of the fastest; see `targets.profile`."""
     shown = table[table["studies"] > 1]  # one study is no profile
     last = 1.1 * shown["tau"].replace(np.inf, np.nan).max()
     with mpl.rc_context(STYLE):
@@ -135,8 +151,8 @@ def profile(table: pd.DataFrame) -> Drawing:
             tau, share = [1, *finite["tau"], last], [0, *finite["share"], finite["share"].max()]
             text = f"{label(arm)}, {curve['studies'].iloc[0]} studies"
             axes.step(tau, np.nan_to_num(share), where="post", color=color_of(arm), lw=1.6, label=text)
-        axes.set(xlabel="factor of the steps that the fastest arm takes", ylabel="share of studies", ylim=(-0.03, 1.03))
-        legend(figure, axes)
+        axes.set_ylim(-0.03, 1.03)
+        finish(figure, axes, "", "factor of the steps that the fastest arm takes", "share of studies")
     text = "Share of studies in which an arm reaches the target within a factor of the steps of the fastest. The target is "
     text += "what the better baseline ends with on validation data; arms of at least two studies."
     return Drawing("profile", figure, text)
@@ -146,23 +162,17 @@ def draw(study: Study, claims: Claims, only: str = "") -> Iterator[Drawing]:
     """All figures of a study that its data can fill, in the order of their use; or the one of a name."""
     look, curves = looks(study), study.curves
     main = [arm for arm in study.arms if not _is_untuned(study, arm)]
-    makers: dict[str, Any] = {"accuracy": lambda: _accuracy(study, claims, look)}
+    ordered = [arm for arm in in_order(study, claims) if arm in main]
+    makers: dict[str, Any] = {"accuracy": partial(_strip, study, look, ordered)}
     for baseline in [arm for arm in claims.baselines if arm in main and len(main) > 1]:
-        makers[f"minus-{baseline}"] = lambda baseline=baseline: _minus(study, claims, look, main, baseline)
-    if not curves.empty:
-        makers["val-acc"] = lambda: _curves(study, look, main, "val_acc", "validation accuracy (%)")
-        makers["train-loss"] = lambda: _curves(study, look, main, "train_loss", "training loss, clean subset")
-        for metric in [metric for metric in DYNAMICS if metric in curves and constant(study, metric) is None]:
-            axis = DYNAMICS[metric][0]
-            makers[metric.replace("_", "-")] = lambda m=metric, axis=axis: _curves(study, look, main, m, axis)
-        if curves.get("effective_lr_q50", pd.Series(dtype=float)).notna().any():
-            makers["effective-lr"] = lambda: _effective_lr(study, look, main)
+        makers[f"minus-{baseline}"] = partial(_strip, study, look, ordered, baseline)
+    for metric in [] if curves.empty else [*OUTCOMES, *DYNAMICS]:
+        if QUANTILES[1] in curves if metric == "effective_lr" else constant(study, metric) is None:
+            makers[metric.replace("_", "-")] = partial(_curves, study, look, main, metric)
     for key in swept(study):
-        makers[f"sweep-{key.replace('_', '-')}"] = lambda key=key: _sweep(study, look, key)
-    if study.searches:
-        makers["best-of"] = lambda: _best_of(study, look)
+        makers[f"sweep-{key.replace('_', '-')}"] = partial(_sweep, study, look, key)
     for arm, search in study.searches.items():
-        makers[f"isolation-{label(arm)}"] = lambda arm=arm, search=search: _isolation(study, look, arm, search)
+        makers[f"isolation-{label(arm)}"] = partial(_isolation, study, look, arm, search)
     with mpl.rc_context(STYLE):
         for name, make in makers.items():
             if only in ("", name) and (found := make()):
@@ -212,24 +222,15 @@ def _is_untuned(study: Study, arm: str) -> bool:
     return arm.endswith(" tuned=none") and arm.removesuffix(" tuned=none") in study.arms
 
 
-def _accuracy(study: Study, claims: Claims, look: Looks) -> tuple[Figure, str]:
-    arms = [arm for arm in in_order(study, claims) if not _is_untuned(study, arm)]
+def _strip(study: Study, look: Looks, arms: Sequence[str], baseline: str = "") -> tuple[Figure, str] | None:
+    """Test accuracies, or differences from a baseline's: every seed, their mean, its interval; the best arm on top."""
+    arms, axis, what = [arm for arm in arms if arm != baseline], "test accuracy (%)", "seed"
     values = {arm: study.finished(arm, "test_acc").to_numpy() for arm in study.arms}
-    return _strip(study, look, arms, values, "test accuracy (%)", "seed")
-
-
-def _minus(study: Study, claims: Claims, look: Looks, main: Sequence[str], baseline: str) -> tuple[Figure, str] | None:
-    arms = [arm for arm in in_order(study, claims) if arm in main and arm != baseline]
-    paired = {arm: differences(study, {arm: 1, baseline: -1}, "test_acc") for arm in arms}
-    if not any(data.size for data in paired.values()):
-        return None
-    return _strip(study, look, arms, paired, f"test accuracy minus {baseline}'s, same seed (points)", "pair of runs")
-
-
-def _strip(
-    study: Study, look: Looks, arms: Sequence[str], values: Mapping[str, np.ndarray], axis: str, what: str
-) -> tuple[Figure, str]:
-    """Every seed as a point and beside the points their mean with its 95% interval, a row per arm, the best on top."""
+    if baseline:
+        axis, what = f"test accuracy minus {baseline}'s, same seed (points)", "pair of runs"
+        values = {arm: differences(study, {arm: 1, baseline: -1}, "test_acc") for arm in arms}
+        if not any(data.size for data in values.values()):
+            return None
     shown = sorted(arms[:ROWS], key=lambda arm: -np.mean(values[arm]) if values[arm].size else np.inf)
     names = [fill(label(arm), 20, break_long_words=False) for arm in shown]
     heights = np.array([max(1, 0.31 * (name.count("\n") + 1)) for name in names])  # a long name needs more than a row
@@ -248,7 +249,7 @@ def _strip(
     means = {arm: study.finished(arm, "test_acc").mean() for arm in shown}
     best = np.nanmax([*means.values(), 0])
     points = np.concatenate([np.empty(0), *(values[arm] for arm in shown if means[arm] >= best / 2)])
-    if what != "seed":
+    if baseline:
         axes.axvline(0, color=INK, lw=0.8)
         points = np.append(points, 0)
     if points.size:  # few seeds have an interval so wide that it would hide all others: it may leave the frame
@@ -260,18 +261,12 @@ def _strip(
     axes.set_yticks(rows, names, fontsize=8)
     axes.tick_params(left=False)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(axis)
-    title(figure, study.title)
     text = f"{axis[0].upper()}{axis[1:]}. A point is one {what}; below, the mean with its 95% t interval from 3 on."
     text += " Hollow: the mean with untuned defaults." if any(_untuned(arm) in values for arm in shown) else ""
     text += f" {len(arms) - len(shown)} more arms are in the table." if len(arms) > len(shown) else ""
     text += f" Out of the frame: {', '.join(lost)}." if lost else ""
-    return figure, f"{text} {_counts(study, {arm: values[arm].size for arm in shown})}"
-
-
-def _marks(style: Look, curve: pd.Series) -> dict[str, Any]:
-    """A few markers on a curve, which tell arms of one optimizer apart."""
-    return {"marker": style.marker, "ms": 3.5, "mew": 0, "markevery": max(1, len(curve) // 6)}
+    sizes = {arm: values[arm].size for arm in shown}
+    return finish(figure, axes, study.title, axis), f"{text} {_counts(study, sizes)}"
 
 
 def _chosen(study: Study, arms: Sequence[str], trained: bool = True) -> tuple[list[str], str]:
@@ -285,69 +280,43 @@ def _chosen(study: Study, arms: Sequence[str], trained: bool = True) -> tuple[li
     return sorted(shown), text
 
 
-def _curves(study: Study, look: Looks, arms: Sequence[str], metric: str, axis: str) -> tuple[Figure, str] | None:
-    """Mean over the seeds that finished, a band of one standard deviation, and thin lines for diverged runs."""
-    meaning = DYNAMICS.get(metric, ("", ""))[1]
-    arms, note = _chosen(study, arms, trained=not meaning)
-    table = study.curves[study.curves["arm"].isin(arms)].dropna(subset=metric)
+def _curves(study: Study, look: Looks, arms: Sequence[str], metric: str) -> tuple[Figure, str] | None:
+    """A metric over the epochs: the mean over the seeds that finished with a band, thin lines for diverged runs."""
+    axis, meaning = OUTCOMES.get(metric) or DYNAMICS[metric]
+    arms, note = _chosen(study, arms, trained=metric in OUTCOMES)
+    columns = QUANTILES if metric == "effective_lr" else [metric]
+    table = study.curves[study.curves["arm"].isin(arms)].dropna(subset=columns)
+    if metric == "effective_lr":
+        table = table[(table[columns] > 0).all(axis=1)]
     if table.empty:
         return None
-    measured = set(table["arm"].unique())
     figure, axes = panel(3)
     sizes = {}
-    for arm in [arm for arm in arms if arm in measured]:
-        curves, style = table[table["arm"] == arm], look[arm]
-        finished = curves[curves["status"] == "finished"]
-        by_epoch = finished.groupby("epoch")[metric]
-        mean, sd = by_epoch.mean(), by_epoch.std().fillna(0)
+    for name, curves in table.groupby("arm"):
+        arm, style, finished = str(name), look[str(name)], curves[curves["status"] == "finished"]
         sizes[arm] = finished["run_id"].nunique()
-        name = f"{label(arm)}, n = {sizes[arm]}"
-        axes.plot(mean.index, mean, style.dashes, color=style.color, lw=1.6, label=name, **_marks(style, mean))
-        axes.fill_between(mean.index, mean - sd, mean + sd, color=style.color, alpha=0.15, lw=0)
-        for _, run in curves[curves["status"] == "diverged"].groupby("run_id"):
-            axes.plot(run["epoch"], run[metric], style.dashes, color=style.color, lw=0.7)
-            axes.plot(run["epoch"].tail(1), run[metric].tail(1), "x", color=style.color, ms=6)
-    late = table.loc[(table["epoch"] > table["epoch"].max() / 4) & (table["status"] == "finished"), metric]
-    if not meaning and not late.empty:  # the arms differ after the first quarter; the start would flatten that
-        pad = 0.05 * float(np.ptp(late)) or 0.5
-        axes.set_ylim(late.min() - pad, late.max() + pad)
-    elif metric.startswith("share"):
-        axes.set_ylim(-0.03, 1.03)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel=axis)
-    legend(figure, axes)
-    title(figure, study.title)
-    text = f"{axis[0].upper()}{axis[1:]} after each epoch. {meaning + ' ' if meaning else ''}"
-    text += f"Mean over seeds with a band of one standard deviation.{note}"
-    text += " A thin line that ends in a cross is a diverged run." if any(map(study.diverged, sizes)) else ""
-    return figure, f"{text} {_counts(study, sizes)}"
-
-
-def _effective_lr(study: Study, look: Looks, arms: Sequence[str]) -> tuple[Figure, str] | None:
-    """Median and 5 to 95% of the coordinates' effective learning rate, averaged over seeds on a log scale."""
-    arms, note = _chosen(study, arms, trained=False)
-    columns = ["effective_lr_q05", "effective_lr_q50", "effective_lr_q95"]
-    table = study.curves[study.curves["arm"].isin(arms) & (study.curves["status"] == "finished")].dropna(subset=columns)
-    table = table[(table[columns] > 0).all(axis=1)]
-    if table.empty:
-        return None
-    figure, axes = panel(3)
-    sizes = {}
-    for arm, curves in table.groupby("arm"):
-        style = look[str(arm)]
-        low, middle, high = (np.exp(np.log(curves[c]).groupby(curves["epoch"]).mean()) for c in columns)
-        sizes[str(arm)] = curves["run_id"].nunique()
-        name = f"{label(str(arm))}, n = {sizes[str(arm)]}"
-        axes.plot(middle.index, middle, style.dashes, color=style.color, lw=1.6, label=name, **_marks(style, middle))
+        if metric == "effective_lr":
+            low, middle, high = (np.exp(np.log(finished[c]).groupby(finished["epoch"]).mean()) for c in columns)
+        else:
+            middle, sd = (finished.groupby("epoch")[metric].agg(how).fillna(0) for how in ("mean", "std"))
+            low, high = middle - sd, middle + sd
+        marks = {"marker": style.marker, "ms": 3.5, "mew": 0, "markevery": max(1, len(middle) // 6)}
+        text = f"{label(arm)}, n = {sizes[arm]}"
+        axes.plot(middle.index, middle, style.dashes, color=style.color, lw=1.6, label=text, **marks)
         axes.fill_between(middle.index, low, high, color=style.color, alpha=0.15, lw=0)
-    logarithmic(axes.yaxis)
+        for _, run in curves[curves["status"] == "diverged"].groupby("run_id"):
+            axes.plot(run["epoch"], run[columns[-1]], style.dashes, color=style.color, lw=0.7)
+            axes.plot(run["epoch"].tail(1), run[columns[-1]].tail(1), "x", color=style.color, ms=6)
+    late = table[(table["epoch"] > table["epoch"].max() / 4) & (table["status"] == "finished")]
+    if metric in OUTCOMES and not late.empty:  # the arms differ after the first quarter; the start would flatten that
+        pad = 0.05 * float(np.ptp(late[metric])) or 0.5
+        axes.set_ylim(late[metric].min() - pad, late[metric].max() + pad)
+    elif metric == "effective_lr":
+        logarithmic(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel="effective learning rate")
-    legend(figure, axes)
-    title(figure, study.title)
-    text = "Effective learning rate, lr over the denominator. Median coordinate with a band from the 5% to the 95% "
-    text += f"quantile, geometric means over seeds; for methods with a diagonal second moment.{note}"
-    return figure, f"{text} {_counts(study, sizes)}"
+    text = f"{axis[0].upper()}{axis[1:]} after each epoch. {meaning}{note}"
+    text += " A thin line that ends in a cross is a diverged run." if any(map(study.diverged, sizes)) else ""
+    return finish(figure, axes, study.title, "epoch", axis), f"{text} {_counts(study, sizes)}"
 
 
 def _sweep(study: Study, look: Looks, key: str) -> tuple[Figure, str]:
@@ -373,29 +342,10 @@ def _sweep(study: Study, look: Looks, key: str) -> tuple[Figure, str]:
         axes.plot(list(best), means, style.dashes, color=style.color, lw=1.6, label=label(optimizer))
     if positive and max(axes.dataLim.intervalx) > 20 * min(axes.dataLim.intervalx):
         logarithmic(axes.xaxis)
-    axes.set_xlabel(f"1 - {key}" if complement else {"power": "exponent of the denominator"}.get(key, key))
-    axes.set_ylabel("test accuracy (%)")
-    legend(figure, axes)
-    title(figure, study.title)
+    axis = f"1 - {key}" if complement else {"power": "exponent of the denominator"}.get(key, key)
     text = f"Test accuracy against {key}. Points are seeds, lines join the means."
     text += " Other settings: the best on validation data at each value." if other else ""
-    return figure, f"{text} {_counts(study, shown)}"
-
-
-def _best_of(study: Study, look: Looks) -> tuple[Figure, str]:
-    """The expected best of k draws of each arm's search, for all k."""
-    figure, axes = panel(3)
-    for arm, search in study.searches.items():
-        found, style = 100 * scores(search.draws), look[arm]
-        sizes = np.arange(1, found.size + 1)
-        best = [best_of(found, k) for k in sizes]
-        axes.plot(sizes, best, style.dashes, color=style.color, lw=1.6, label=f"{label(arm)}, n = {found.size}")
-    logarithmic(axes.xaxis, base=2)
-    axes.set(xlabel="draws", ylabel="expected best validation acc. (%)")
-    legend(figure, axes)
-    title(figure, study.title)
-    text = "Expected best validation accuracy (%) of k draws: the mean over all choices of k from the n draws of a search"
-    return figure, f"{text}, one seed each; a draw that diverged counts as 0. {study.hardware}."
+    return finish(figure, axes, study.title, axis, "test accuracy (%)"), f"{text} {_counts(study, shown)}"
 
 
 def _isolation(study: Study, look: Looks, arm: str, search: Search) -> tuple[Figure, str]:
@@ -420,38 +370,13 @@ def _isolation(study: Study, look: Looks, arm: str, search: Search) -> tuple[Fig
         if place % 2 == 0:
             axes.set_ylabel("val acc. (%)")
     title(figure, f"{label(arm)}: {study.setting}")
-    text = f"What each setting of {label(arm)} does at the best of the others. Validation accuracy (%) of the draws of its"
-    text += f" search: the best in each of {SLICES} slices of a setting's range is joined, grey are the others, the ring is"
+    text = (
+        f"What each setting of {label(arm)} does at the best of the others. Validation accuracy (%) of the draws of its"
+    )
+    text += (
+        f" search: the best in each of {SLICES} slices of a setting's range is joined, grey are the others, the ring is"
+    )
     return figure, f"{text} the best draw. n = {len(draws)} draws, one seed each, 0 where diverged. {study.hardware}."
-
-
-def costs(table: pd.DataFrame) -> Iterator[Drawing]:
-    """Time and memory of a step per method on each network, on log scales; `table` as of `both_sides`."""
-    quantities = {"ms": "time of a step (ms)", "state_mb": "state of the optimizer (MB)"}
-    with mpl.rc_context(STYLE):
-        for network, group in table.groupby("parameters", sort=False):
-            for column, words in quantities.items():
-                found = group.groupby("method")[column].agg(["median", "min", "max", "size"]).dropna()
-                found = found.sort_values("median", kind="stable")  # ties in one order on every processor
-                if found.empty:
-                    continue
-                figure, axes = panel(0.8 + 0.2 * len(found))
-                for place, (method, row) in enumerate(found.iterrows()):
-                    free = str(method).startswith(("RF", "IF"))
-                    color = "#0072B2" if free else GREY
-                    axes.plot([row["min"], row["max"]], [place] * 2, "-", color=color, lw=1.6, alpha=0.6)
-                    axes.plot(row["median"], place, "o", color=color, ms=6, fillstyle="none" if free else "full")
-                logarithmic(axes.xaxis)
-                axes.set_yticks(range(len(found)), [str(method) for method in found.index], fontsize=8)
-                axes.tick_params(left=False)
-                axes.grid(axis="y", visible=False)
-                axes.set_xlabel(words)
-                title(figure, f"{network}: {words}")
-                text = f"{words[0].upper()}{words[1:]} on the parameters of {network}. Median, and range where a method "
-                text += f"was measured more than once (n = {int(found['size'].min())} to {int(found['size'].max())}); "
-                text += "open and blue without the root. "
-                devices = "; ".join(sorted(set(group["device"].dropna().astype(str))))
-                yield Drawing(f"bench-{network}-{column.replace('_', '-')}", figure, f"{text}{devices}.")
 
 
 def _number(interval: Interval, diverged: int) -> str:

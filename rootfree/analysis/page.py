@@ -1,6 +1,7 @@
 """What pages and Markdown files are made of: templates that escape what they show, tables from data frames.
 
-Words, HTML and CSS stand in `templates/`. A cell of a table is a text, or a `Link` to a place of the report.
+Words, HTML and CSS stand in `templates/`. A cell of a table is a text, or a `Link` to a place of the report;
+where a frame's index is called `id`, it names the rows.
 """
 
 import re
@@ -26,20 +27,6 @@ class Link(NamedTuple):
     def __str__(self) -> str:
         """What is read."""
         return self.text
-
-
-class Table(NamedTuple):
-    """A table with its caption; where the frame's index is called `id`, it names the rows for links."""
-
-    frame: pd.DataFrame
-    caption: str
-
-    @property
-    def rows(self) -> list[tuple[str, dict[str, Any]]]:
-        """The name of each row, empty where there is none, and its cells by column."""
-        named = self.frame.index.name == "id"
-        names = [str(name) if named else "" for name in self.frame.index]
-        return list(zip(names, self.frame.to_dict("records"), strict=True))
 
 
 class Picture(NamedTuple):
@@ -75,7 +62,7 @@ def render(template: str, **values: Any) -> str:
 def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=lambda name: bool(name) and name.endswith(".html"),
+        autoescape=lambda name: str(name).endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -84,9 +71,17 @@ def _environment() -> Environment:
     reader = MarkdownIt("commonmark", {"html": False})
     made.filters["prose"] = lambda text: Markup(reader.render(str(text)))
     made.filters["words"] = lambda text: Markup(reader.renderInline(str(text)))
+    made.filters["p"] = lambda p: "p below 0.001" if p < 0.001 else f"p {p:.3f}"
     made.filters["cell"] = _cell
+    made.filters["rows"] = _rows
     made.filters["place"] = safe_name
     return made
+
+
+def _rows(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """The name of each row, empty where it has none, and its cells by column."""
+    names = [str(name) if frame.index.name == "id" else "" for name in frame.index]
+    return list(zip(names, frame.to_dict("records"), strict=True))
 
 
 def _cell(text: Any) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from rootfree.analysis import figures, sections
+from rootfree.analysis import answers, figures, sections
 from rootfree.analysis.checks import MADE_BY
 from rootfree.analysis.claims import Claims, load_claims
-from rootfree.analysis.page import Link, Picture, Table, picture, render, safe_name
+from rootfree.analysis.page import picture, render, safe_name
 from rootfree.analysis.searches import read_searches
-from rootfree.analysis.sections import FEW, bounds, plural, spread
+from rootfree.analysis.sections import FEW, bounds, spread
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import Drawing, label, save_png
 from rootfree.analysis.tables import Study, read, studies
@@ -30,7 +30,7 @@ from rootfree.analysis.verdicts import Judgement, scorecard, table
 TITLE = "Can the square root go?"
 ASKED = "What does dropping the square root of adaptive methods do to accuracy, cost and precision?"
 MARK = "<!-- results -->\n"
-ORIGINS = {"paper": "the paper's words", "code": "the released code", "ours": "our own question"}
+OF_A_STUDY = (sections.second_moment, sections.tuning, sections.settings, sections.runs)
 
 
 class Evidence(NamedTuple):
@@ -47,7 +47,7 @@ class Written(NamedTuple):
     """Where the first page is, and of a report of one's own runs the tables that are worth printing."""
 
     page: Path
-    tables: list[Table]
+    tables: list[tuple[str, pd.DataFrame]]  # with their captions
 
 
 def gather(directory: Path, claims_file: Path, published: Path | None = None) -> Evidence:
@@ -71,9 +71,7 @@ def gather(directory: Path, claims_file: Path, published: Path | None = None) ->
     root, wanted = claims_file.resolve().parents[1], claims.wanted()
     found = studies(runs, curves, searches=searches, tables=tables, wanted=wanted, root=root)
     if not found:
-        raise ValueError(
-            f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
-        )
+        raise ValueError(f"nothing to report: {directory / 'runs.csv'} holds only runs of searches ({len(runs)})")
     asked = list(wanted)  # a reader meets the studies in the order of the claims
     found.sort(key=lambda study: asked.index(study.preset) if study.preset in asked else len(asked))
     side = {name: pd.read_csv(file) for folder in reversed(folders)
@@ -127,8 +125,8 @@ def publish(directory: Path, claims_file: Path, readme: Path) -> None:
     """
     evidence = gather(directory, claims_file)
     findings = directory / "README.md"
-    rows = sections.forest_rows(evidence.claims, evidence.judgements)
-    values = {"groups": _groups(evidence, {}), "summaries": sections.summaries(evidence.claims, evidence.judgements)}
+    rows = answers.forest(evidence.claims, evidence.judgements)
+    values = {"groups": _groups(evidence, {}), "summaries": answers.summaries(evidence.claims, evidence.judgements)}
     folder = Path(os.path.relpath(directory, readme.parent)).as_posix()
     times = profile(to_target(evidence.studies, evidence.claims))
     overall = (figures.forest(rows), figures.forest(rows, wide=False), figures.profile(times))
@@ -150,7 +148,7 @@ def publish(directory: Path, claims_file: Path, readme: Path) -> None:
         save_png(drawing, directory / "figures" / f"{name}.png")
 
 
-def compare(reproduced: Study, published: Study | None) -> Table:
+def compare(reproduced: Study, published: Study | None) -> tuple[str, pd.DataFrame]:
     """Whether the test accuracies of a study are consistent with those of a published one, for each arm."""
     rows, alike = [], published is not None and reproduced.hardware == published.hardware
     for arm in reproduced.arms:
@@ -174,7 +172,7 @@ def compare(reproduced: Study, published: Study | None) -> Table:
     caption = "Consistent with the published numbers? Difference of the mean test accuracies, in points."
     if published is not None and not alike:
         caption += f" Published on {published.hardware}: on another processor runs are not expected to be identical."
-    return Table(pd.DataFrame(rows).fillna("-"), caption)
+    return caption, pd.DataFrame(rows).fillna("-")
 
 
 def difference(first: Interval, second: Interval) -> Interval:
@@ -191,16 +189,18 @@ def difference(first: Interval, second: Interval) -> Interval:
 def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file: Path) -> None:
     """One page, in a process of its own where there are several."""
     pictures = [picture(drawing) for drawing in figures.draw(study, claims)]
-    searches = [one for one in pictures if one.name.startswith(("best-of", "isolation"))]
+    searches = [one for one in pictures if one.name.startswith("isolation")]
     values = {
         "title": study.title,
         "home": TITLE,
         "smoke": study.is_smoke,
-        "asked": [(one, sections.answers(one)) for one in asked],
-        "origins": ORIGINS,
+        "asked": [(one, answers.parts(one)) for one in asked],
+        "origins": answers.ORIGINS,
         "said": sections.context(study, claims),
-        "tables": sections.tables_of(study, claims),
-        "target": sections.time_to_target(to_target([study], claims)),
+        "steady": sections.steady(study),
+        "target": sections.time_to_target(study, claims),
+        "tables": {make.__name__: make(study, claims) for make in (sections.results, sections.paired)}
+        | {make.__name__: make(study) for make in OF_A_STUDY},
         "pictures": [one for one in pictures if one not in searches],
         "searches": searches,
     }
@@ -210,22 +210,21 @@ def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file:
 def _index(evidence: Evidence, files: Sequence[Path]) -> str:
     """The first page: the answer, the verdicts, and the way to the studies."""
     pages = {study.slug: f"studies/{file.name}" for study, file in zip(evidence.studies, files, strict=True)}
-    rows = sections.forest_rows(evidence.claims, evidence.judgements)
+    rows = answers.forest(evidence.claims, evidence.judgements)
     own = evidence.published is not None
-    both = sections.both_sides(evidence.side["bench"]) if "bench" in evidence.side and not own else None
+    side = {} if own else evidence.side  # of the published report
     times = to_target(evidence.studies, evidence.claims)
     values = {
         "title": TITLE,
         "asked": ASKED,
         "smoke": all(study.is_smoke for study in evidence.studies),
         "lines": [] if own else _answer(evidence),
-        "forests": _forests(rows),
+        "forests": [] if rows.empty else [picture(figures.forest(rows, wide)) for wide in (True, False)],
         "studies": sections.overview(evidence.studies, pages),
         "groups": _groups(evidence, pages),
         "profile": None if times.empty else picture(figures.profile(profile(times))),
-        "theory": sections.theory(evidence.side["theory"]) if "theory" in evidence.side and not own else None,
-        "bench": None if both is None else sections.bench(both),
-        "costs": [] if both is None else [picture(drawing) for drawing in figures.costs(both)],
+        "theory": sections.theory(side["theory"]) if "theory" in side else None,
+        "bench": sections.bench(side["bench"]) if "bench" in side else None,
     }
     return render("index.html", **values)
 
@@ -233,33 +232,29 @@ def _index(evidence: Evidence, files: Sequence[Path]) -> str:
 def _answer(evidence: Evidence) -> list[str]:
     """What was found in a few lines of Markdown, and when to use a method without the root and when to leave it."""
     both = evidence.claims, evidence.judgements
-    words = render("answer.md", duels=sections.duels(*both), summaries=sections.summaries(*both))
+    words = render("answer.md", duels=answers.duels(*both), summaries=answers.summaries(*both))
     return [" ".join(line.split()) for line in words.split("\n\n") if line.strip()]
 
 
-def _forests(rows: pd.DataFrame) -> list[Picture]:
-    return [] if rows.empty else [picture(figures.forest(rows, wide)) for wide in (True, False)]
-
-
-def _groups(evidence: Evidence, pages: dict[str, str]) -> list[tuple[str, Table]]:
+def _groups(evidence: Evidence, pages: dict[str, str]) -> list[tuple[str, pd.DataFrame]]:
     """Each question with the verdicts on its claims."""
     groups = []
     for question in evidence.claims.questions:
-        if these := sections.asked(question, evidence.judgements):
-            groups.append((question.title, sections.verdict_table(these, pages, ORIGINS)))
+        if these := answers.asked(question, evidence.judgements):
+            groups.append((question.title, answers.verdicts(these, pages)))
     return groups
 
 
-def _told(study: Study, judgements: Sequence[Judgement], evidence: Evidence) -> list[Table]:
+def _told(study: Study, judgements: Sequence[Judgement], evidence: Evidence) -> list[tuple[str, pd.DataFrame]]:
     """What a terminal shows of a study."""
     rows = []
     for arm in figures.in_order(study, evidence.claims):
         test = t_interval(study.finished(arm, "test_acc"))
         rows.append({"arm": label(arm), "n": str(test.n), "test acc. (%)": spread(test), "95% interval": bounds(test)})
-    told = [Table(pd.DataFrame(rows), f"{study.title}. Mean ± sd over seeds, {study.hardware}.")]
+    told = [(f"{study.title}. Mean ± sd over seeds, {study.hardware}.", pd.DataFrame(rows))]
     claims = [{"claim": one.claim.id, "asked": one.claim.short, "verdict": one.verdict} for one in judgements]
     if claims:
-        told.append(Table(pd.DataFrame(claims), "What this study decides; the numbers are on its page."))
+        told.append(("What this study decides; the numbers are on its page.", pd.DataFrame(claims)))
     known = {(other.id, other.preset): other for other in evidence.published or []}  # presets may share a setting
     return [*told, compare(study, known.get((study.id, study.preset)))]
 

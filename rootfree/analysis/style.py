@@ -106,7 +106,8 @@ def looks(study: Study) -> dict[str, Look]:
 
 
 def _paler(color: str, white: float) -> str:
-    return to_hex(np.array(to_rgb(color)) * (1 - white) + white)
+    red, green, blue = (part * (1 - white) + white for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def label(arm: str) -> str:
@@ -121,9 +122,9 @@ def label(arm: str) -> str:
     return " ".join(words)
 
 
-def panel(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
+def panel(height: float) -> tuple[Figure, Any]:
     """A figure of one panel."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -140,16 +141,19 @@ def logarithmic(axis: Any, base: int = 10) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def legend(figure: Figure, axes: Any) -> None:
-    """A legend below the panel, in two columns where they fit, and the figure as much taller."""
+def finish(figure: Figure, axes: Any, over: str, x: str, y: str = "") -> Figure:
+    """Name the axes and the figure; where curves have labels, a legend below them, and the figure as much taller."""
+    axes.set(xlabel=x, ylabel=y)
+    title(figure, over)
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels), default=0) <= 25 else 1
-    labels = [fill(text, 60) for text in labels]  # as wide as the figure
-    lines = sum(text.count("\n") + 1 for text in labels)
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-lines // columns))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=8, columnspacing=1, handlelength=2.2
-    )
+    if labels:
+        columns = 2 if max(map(len, labels)) <= 25 else 1
+        labels = [fill(text, 60) for text in labels]  # as wide as the figure
+        lines = sum(text.count("\n") + 1 for text in labels)
+        figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-lines // columns))
+        shape = {"ncols": columns, "fontsize": 8, "columnspacing": 1, "handlelength": 2.2}
+        figure.legend(handles, labels, loc="outside lower center", **shape)
+    return figure
 
 
 def inline(drawing: Drawing, place: str = "") -> str:
