@@ -629,6 +629,8 @@ ERRORS = {
     "negative margin": (TWO, "margin: -1", "C1., premise, margin, other: .*greater than or equal to 0, not -1"),
     "signs": ("{rf_rmsprop: 1, sgd: -1}", "{rf_rmsprop: 1}", "with both signs"),
     "unknown key": ("preset: cnn", "presets: cnn", "claim 1 .C1.: key 'presets' is unknown; allowed are id, short"),
+    "key of a tag's name": ("preset: cnn", "part: cnn", "claim 1 .C1.: key 'part' is unknown; allowed are id, short"),
+    "no mapping": ("where: {loss", "where: 3 # {loss", "C1., where: input should be a valid dictionary, not 3"),
     "missing key": ("text: SGD is", "texts: SGD is", "C1., premise: lacks text"),
     "origin": ("origin: paper", "origin: rumour", "C1., origin: .*'paper', 'code' or 'ours', not 'rumour'"),
     "truth for a number": ("seeds: 15", "seeds: true", "C1., seeds: input should be a valid integer, not True"),

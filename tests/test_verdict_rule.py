@@ -1,5 +1,6 @@
 """The rule as a whole: the published verdicts, computed a second time, and how often it errs as evidence grows."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy import stats
 
 from rootfree.analysis.claims import Claim, Claims, load_claims
 from rootfree.analysis.searches import read_searches
-from rootfree.analysis.statistics import ALPHA, TESTS, t_interval
+from rootfree.analysis.statistics import ALPHA, TESTS, share, t_interval
 from rootfree.analysis.tables import Study, read, studies
 from rootfree.analysis.verdicts import Judgement, scorecard, table
 
@@ -146,18 +147,30 @@ def test_more_evidence_never_turns_a_right_verdict_into_a_wrong_one(kind: str, e
     rng, repeats = np.random.default_rng(0), 2000
     tolerance = 3 * (0.25 / repeats) ** 0.5
     level = ALPHA if kind == "equivalence" else ALPHA / 2
+    bounds = {"superiority": [1], "noninferiority": [-1], "equivalence": [-1, 1]}[kind]
+    truth = "" if effect in bounds else right(kind, effect)  # at the bound either verdict is wrong
     shares = []
     for n in (3, 5, 10, 15, 50, 150):
         said = [TESTS[kind](row, 1.0).verdict for row in rng.normal(effect, 0.67, (repeats, n))]
         rates = {verdict: said.count(verdict) / repeats for verdict in ("supported", "refuted")}
-        wrong = [rate for verdict, rate in rates.items() if abs(effect) == 1 or verdict != right(kind, effect)]
-        at_the_bound = abs(effect) == 1 and (kind == "equivalence" or effect == (1 if kind == "superiority" else -1))
-        if not at_the_bound:
-            wrong = [rates[{"supported": "refuted", "refuted": "supported"}[right(kind, effect)]]]
-            shares.append(rates[right(kind, effect)])
-        assert max(wrong) <= level + 4 * (level * (1 - level) / repeats) ** 0.5
-    assert all(after >= before - tolerance for before, after in zip(shares, shares[1:], strict=False))
-    assert not shares or shares[-1] > 0.9
+        shares.append(rates.pop(truth, 1.0))
+        assert max(rates.values()) <= level + 4 * (level * (1 - level) / repeats) ** 0.5
+    assert all(after >= before - tolerance for before, after in itertools.pairwise(shares))
+    assert shares[-1] > 0.9
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.25, 0.5, 0.8, 1.0])
+def test_more_runs_never_turn_a_right_count_into_a_wrong_one(rate: float) -> None:
+    """Exactly, by the chance of every number of events: is the share below a quarter?"""
+    shares = []
+    for n in (3, 10, 30, 150):
+        chances = stats.binom.pmf(np.arange(n + 1), n, rate)
+        said = np.array([share(events, n, 0.25, above=False).verdict for events in range(n + 1)])
+        supported, refuted = (chances[said == verdict].sum() for verdict in ("supported", "refuted"))
+        assert (supported if rate >= 0.25 else 0) <= ALPHA / 2
+        assert (refuted if rate <= 0.25 else 0) <= ALPHA / 2
+        shares.append(supported if rate < 0.25 else refuted)
+    assert rate == 0.25 or (shares == sorted(shares) and shares[-1] > 0.9)
 
 
 @pytest.mark.slow
@@ -203,7 +216,7 @@ def claim(name: str, *parts: tuple[str, str]) -> Claim:
 )  # fmt: skip
 def test_a_family_errs_as_often_as_one_test(claims: list[Claim], n: int) -> None:
     """Without any effect some verdict is wrong in at most 5% of studies, in any number of claims and parts."""
-    rng, repeats = np.random.default_rng(n), 400
+    rng, repeats = np.random.default_rng(n), 200
     wrong = 0
     for _ in range(repeats):
         cards = scorecard(Claims(claims=claims), [drawn(dict.fromkeys("abcd", 0.0), n, rng)])

@@ -1,5 +1,6 @@
 """Claims as data: what `experiments/claims.yaml` may hold, and how it is read and checked."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -200,11 +201,12 @@ def _in_words(error: ValidationError, content: Any) -> str:
     model: type[Strict] = Claims
     place: list[str] = []
     for key in first["loc"]:
-        model = models.get(key, model)
-        if key in ("part", "check"):  # which of the two it is, is no key of the file
+        known = isinstance(key, int) or (isinstance(content, dict) and key in content)
+        is_tag = key in ("part", "check") and not known  # which of the two it is, is no key of the file
+        model = models.get(key, model) if is_tag or key not in ("part", "check") else model
+        if is_tag:
             continue
-        inside = isinstance(content, dict) or (isinstance(content, list) and isinstance(key, int))
-        content = content[key] if inside and (isinstance(key, int) or key in content) else None
+        content = content[key] if known else None
         if isinstance(key, int) and place:
             named = f" ({content['id']})" if isinstance(content, dict) and "id" in content else ""
             place[-1] = f"{place[-1].removesuffix('s')} {key + 1}{named}"
@@ -217,5 +219,6 @@ def _in_words(error: ValidationError, content: Any) -> str:
     elif first["type"] == "value_error":
         said = str(first["ctx"]["error"])
     else:
-        said = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        asked = re.sub(r" or instance of \w+", "", first["msg"])
+        said = f"{asked[0].lower()}{asked[1:]}, not {first['input']!r}"
     return ": ".join(filter(None, [", ".join(place), said]))

@@ -58,8 +58,8 @@ class Outcome:
     n: int
     estimate: float = nan
     sd: float = nan
-    low: float = -inf
-    high: float = inf
+    low: float = nan
+    high: float = nan
     direction: Direction = "not resolved"
     size: Size = "unclear"
     support: float = 1.0

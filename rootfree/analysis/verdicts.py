@@ -145,7 +145,8 @@ def _judged(case: Case, adjusted: float, level: float, tables: Mapping[str, pd.D
         verdict, reason = "no data", _sentence(draft.claim.missing or lacking[0].note)
     else:
         verdict, reason = "undecided", _reason(draft, adjusted, level)
-    findings = [replace(finding, adjusted=adjusted) for finding in draft.tested]
+    shown = nan if all(finding.kind == "exact" for finding in draft.tested) else adjusted
+    findings = [replace(finding, adjusted=shown) for finding in draft.tested]
     premise = findings.pop(0) if draft.premise else None
     return replace(draft, premise=premise, findings=findings, verdict=verdict, reason=reason)
 
