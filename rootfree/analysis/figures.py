@@ -255,7 +255,7 @@ def _strip(study: Study, look: Looks, arms: Sequence[str], baseline: str = "") -
         axes.axvline(0, color=INK, lw=0.8)
         points = np.append(points, 0)
     if points.size:  # few seeds have an interval so wide that it would hide all others: it may leave the frame
-        pad = max(np.ptp(points) * 0.6, 0.5)
+        pad = max(np.ptp(points) * 0.3, 0.5)
         axes.set_xlim(points.min() - pad, points.max() + pad)
     low, high = axes.get_xlim()
     lost = [label(arm) for arm in shown if values[arm].size and not ((values[arm] > low) & (values[arm] < high)).any()]

@@ -86,7 +86,7 @@ def second_moment(study: Study) -> pd.DataFrame:
 def steady(study: Study) -> list[str]:
     """A sentence for each figure that would show one line for all arms."""
     values = {words: constant(study, metric) for metric, (words, _) in DYNAMICS.items()}
-    return [f"The {words} is {value:.3g} in every run at every epoch." for words, value in values.items()
+    return [f"The {words} is {round(value, 3):g} in every run at every epoch." for words, value in values.items()
             if value is not None and not np.isnan(value)]  # fmt: skip
 
 
