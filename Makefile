@@ -22,7 +22,13 @@ FLAGS = $(foreach word,$(filter -%,$(ARGS)),'$(word)')
 SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 # what to run, unless DRYRUN only asks what would be run
 RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
-REPORT = $(if $(DRYRUN),@:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
+# one's own runs, beside them, compared with what is published
+REPORT = $(if $(DRYRUN),:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
+
+# a run that failed (1) is told at the end: the others are reported; whatever else ends the training ends it all
+REPRODUCE = status=0; for preset in $(2); do \
+	$(call RUN,+experiments/$(1)=$$preset) || { status=$$?; test $$status = 1 || exit $$status; }; \
+	done; $(REPORT); exit $$status
 
 .PHONY: help setup lint types test test-slow smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
 .PHONY: status search publish restore report check-report theory bench wandb-sync clean
@@ -63,26 +69,21 @@ smoke: setup ## both studies at their smallest, in a minute or two
 # a study is its preset and, where there is one, that of its untuned defaults
 STUDY_PRESETS = $(SCALE) $(basename $(notdir $(wildcard experiments/$(1)/$(SCALE)_defaults.yaml)))
 reproduce-cnn: setup ## the CNN study: train, collect, report
-	for preset in $(call STUDY_PRESETS,cnn); do $(call RUN,+experiments/cnn=$$preset); done
-	$(REPORT)
+	$(call REPRODUCE,cnn,$(call STUDY_PRESETS,cnn))
 
 reproduce-vit: setup ## the vision-transformer study: train, collect, report
-	for preset in $(call STUDY_PRESETS,vit); do $(call RUN,+experiments/vit=$$preset); done
-	$(REPORT)
+	$(call REPRODUCE,vit,$(call STUDY_PRESETS,vit))
 
 PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_released laptop_long)
 reproduce-precision: setup ## what a bfloat16 state does: train, collect, report
-	for preset in $(PRECISION); do $(call RUN,+experiments/precision=$$preset); done
-	$(REPORT)
+	$(call REPRODUCE,precision,$(PRECISION))
 
 NAME ?= $(sort $(basename $(notdir $(wildcard experiments/ablation/*.yaml))))
 reproduce-ablation: setup ## all ablations, or some (NAME="init damping"): train, collect, report
-	for preset in $(NAME); do $(call RUN,+experiments/ablation=$$preset); done
-	$(REPORT)
+	$(call REPRODUCE,ablation,$(NAME))
 
 sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,adamw seed=range(3)"
-	$(call RUN,-m)
-	$(REPORT)
+	status=0; $(call RUN,-m) || { status=$$?; test $$status = 1 || exit $$status; }; $(REPORT); exit $$status
 
 status: setup ## show the status of runs (ARGS=outputs=<folder>)
 	$(PY) scripts/status.py $(OUTPUTS)
@@ -92,8 +93,9 @@ SEARCH += $(if $(BUDGET),hydra.sweeper.budget=$(BUDGET)) $(if $(HALVING),hydra.s
 search: setup ## tune: make search OPT=rf_rmsprop,sgd DATA=cifar10 MODEL=resnet18 BUDGET=24 JOBS=2 ARGS="trainer.epochs=12"
 	$(call RUN,-m $(SEARCH))
 
-publish: setup ## merge finished runs into results/ (make publish ARGS=outputs=<folder>)
-	$(PY) scripts/collect.py $(OUTPUTS) --into results --merge
+publish: setup ## merge finished runs into results/ (ARGS=outputs=<folder>), and rewrite what follows from its tables
+	$(if $(wildcard $(OUTPUTS)/*/summary.json),$(PY) scripts/collect.py $(OUTPUTS) --into results --merge)
+	$(PY) scripts/report.py results --readme README.md
 
 restore: setup ## rebuild run folders from results/, so that published runs are not trained again
 	$(PY) scripts/restore.py results $(OUTPUTS)
@@ -101,13 +103,13 @@ restore: setup ## rebuild run folders from results/, so that published runs are 
 wandb-sync: setup ## upload what W&B recorded offline
 	.venv/bin/wandb sync --append $(OUTPUTS)/*/wandb/offline-run-*
 
-report: setup ## write results/report.*, figures and the README's results from the published tables
-	$(PY) scripts/report.py results --readme README.md
+report: setup ## pages of the published results into build/report/, or of your runs (ARGS=outputs=<folder>) beside them
+	$(if $(filter outputs=%,$(ARGS)),$(REPORT),$(PY) scripts/report.py results --into build/report)
 
-check-report: setup ## whether results/ and the README are what the published tables say
+check-report: setup ## whether the words and verdicts in results/ and the README are what the published tables say
 	rm -rf build/check && mkdir -p build/check && cp -r results README.md build/check
-	$(PY) scripts/report.py build/check/results --readme build/check/README.md > build/check/log
-	diff -rq results build/check/results
+	$(PY) scripts/report.py build/check/results --readme build/check/README.md
+	diff -r -x '*.png' results build/check/results
 	diff README.md build/check/README.md
 
 theory: setup ## exact and Monte-Carlo checks of what the paper states, into results/theory.csv (half a minute)

@@ -1,4 +1,4 @@
-"""Write report.md, report.html and figures/ beside the tables of a folder, and print what they say."""
+"""Write a report: pages from the tables of a folder, or what the repository holds of it; print what the pages say."""
 
 import argparse
 import sys
@@ -9,35 +9,39 @@ from rich.console import Console
 from rich.table import Table
 
 from rootfree.analysis.collect import collect
-from rootfree.analysis.report import refresh, report
+from rootfree.analysis.report import publish, report
 
 CLAIMS = Path(__file__).parents[1] / "experiments" / "claims.yaml"
 
 
 def main() -> None:
-    """Parse the command line, report, and print the tables."""
+    """Parse the command line, write, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, help="folder with runs.csv and curves.csv; the report is written there")
+    parser.add_argument("directory", type=Path, help="folder with runs.csv and curves.csv")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="folder of the pages (default: the directory)")
     parser.add_argument("--outputs", type=Path, help="collect these run folders into the directory first")
     parser.add_argument("--published", type=Path, metavar="DIR", help="published tables to compare with")
     parser.add_argument("--claims", type=Path, default=CLAIMS, help="the claims (default: experiments/claims.yaml)")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="a Markdown file whose results are refreshed, too")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE",
+        help="no pages: rewrite verdicts.csv, README.md and figures/ of the directory, and the results in this file",
+    )  # fmt: skip
     args = parser.parse_args()
     try:
         if args.outputs:
             collect(args.outputs, args.directory)
-        written = report(args.directory, args.claims, published=args.published)
         if args.readme:
-            refresh(args.readme, written)
+            return publish(args.directory, args.claims, args.readme)
+        written = report(args.directory, args.claims, args.into, args.published)
     except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")
-    console = Console()
-    for table in written.tables:
-        printed = Table(caption=table.caption, caption_justify="left", box=SIMPLE)
-        for name in table.header:
-            printed.add_column(name, overflow="fold")
-        for row in table.rows:
-            printed.add_row(*row)
+    console = Console(markup=False, emoji=False, highlight=False)
+    for caption, frame in written.tables:
+        printed = Table(caption=caption, caption_justify="left", box=SIMPLE, pad_edge=False)
+        for name in frame:
+            printed.add_column(name, no_wrap=name == frame.columns[0])
+        for row in frame.itertuples(index=False):
+            printed.add_row(*map(str, row))
         console.print(printed)
     console.print(f"report: {written.page}", soft_wrap=True)
 

@@ -32,7 +32,7 @@ def main() -> None:
             counts.setdefault(key, Counter())[status] += 1
             if status == "failed":
                 failures.append(f"{folder.name} {key[3]}: {failure_of(folder)['message']}")
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names and messages are shown as they are
     total: Counter[str] = sum(counts.values(), Counter())
     shown = [status for status in STATUSES if total[status]]
     table = Table(box=SIMPLE, pad_edge=False)

@@ -1,19 +1,24 @@
 """What `theory.csv` and `bench.csv` say about a claim: rows that agree with it, or values within bounds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, model_validator
 
 MADE_BY = {"theory": "make theory", "bench": "make bench"}
 TRUE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-PLACES = ["parameters", "device", "threads"]  # rows of `bench.csv` that are alike in these are compared
+ALIKE = ["parameters", "device", "threads"]  # rows of `bench.csv` that are alike in these are compared
 
 
-@dataclass(frozen=True)
-class Check:
+class Strict(BaseModel):
+    """A block of `claims.yaml`: unknown keys and other types are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Check(Strict):
     """Rows of a table, chosen by their columns, and what is asked of each.
 
     Without `column` each row says itself whether it `agrees`. With it, its value, divided by that of the rows
@@ -21,14 +26,23 @@ class Check:
     """
 
     text: str
-    table: str
-    rows: dict[str, Any]
+    kind: Literal["exact"]
+    table: Literal["theory", "bench"]
+    rows: dict[str, str | float | bool | list[str | float]]
     reason: str
-    against: dict[str, Any] | None = None
+    against: dict[str, str] | None = None
     column: str | None = None
     above: float | None = None
     below: float | None = None
     rising: bool = False
+    said_of: Literal["gpu"] | None = None  # the hardware that the statement is about, where it is about one
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Check":
+        asked = self.above is not None or self.below is not None or self.rising
+        if (self.column is not None) != asked:
+            raise ValueError("needs column with above, below or rising, or none of them")
+        return self
 
 
 def evaluate(check: Check, tables: Mapping[str, pd.DataFrame]) -> tuple[int, int, str]:
@@ -55,7 +69,18 @@ def evaluate(check: Check, tables: Mapping[str, pd.DataFrame]) -> tuple[int, int
     ratio = f"{check.column}{' ratio' if check.against else ''}"
     listed = ", ".join(f"{place} {value:.3g}" for place, value in values.items())
     devices = ", ".join(sorted(set(rows["device"].dropna().astype(str)))) if "device" in rows else ""
-    return agreeing, n, f"{ratio}: {listed}{f'; {devices}' if devices else ''}"
+    return agreeing, n, f"{agreeing} of {n}: {ratio} {listed}{f'; {devices}' if devices else ''}"
+
+
+def elsewhere(check: Check, tables: Mapping[str, pd.DataFrame]) -> str:
+    """A sentence where a statement about GPUs is decided by measurements of CPUs, which are named with their cores."""
+    table = tables.get(check.table)
+    if check.said_of is None or table is None:
+        return ""
+    devices = sorted(set(select(table, check.rows)["device"].dropna().astype(str)))
+    if not devices or not all(device.endswith("cores)") for device in devices):
+        return ""
+    return f"Said of a {check.said_of.upper()}, decided on a CPU: {', '.join(devices)}."
 
 
 def select(table: pd.DataFrame, rows: Mapping[str, Any]) -> pd.DataFrame:
@@ -70,14 +95,14 @@ def select(table: pd.DataFrame, rows: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _values(check: Check, table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
-    """The values asked for, named by their place: one per row, or per pair of rows that are alike in `PLACES`."""
+    """The values asked for, named by their place: one per row, or per pair of rows that are `ALIKE`."""
     assert check.column is not None
     name = "parameters" if "parameters" in table else "setting"
     if check.column not in table or rows.empty:
         return pd.Series(dtype=float)
     if check.against is None:
         return rows.set_index(name)[check.column].astype(float).dropna()
-    keys = [key for key in PLACES if key in table]
+    keys = [key for key in ALIKE if key in table]
     means = [part.groupby(keys, sort=False)[check.column].median() for part in (rows, select(table, check.against))]
     ratios = (means[0] / means[1].reindex(means[0].index)).dropna()
     return ratios.reset_index().set_index(name)[check.column].astype(float)

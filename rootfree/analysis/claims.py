@@ -1,65 +1,105 @@
 """Claims as data: what `experiments/claims.yaml` may hold, and how it is read and checked."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
+import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from yaml import YAMLError
 
-from rootfree.analysis.checks import Check
+from rootfree.analysis.checks import Check, Strict
 from rootfree.analysis.statistics import TESTS
 from rootfree.analysis.tables import Study
 
 # The metrics that can be compared, 1 if more is better, and their units.
 BETTER = {"test_acc": 1, "test_loss": -1, "gap_acc": -1, "gap_loss": 1, "unrest": -1}
 UNITS = {"test_acc": "points", "gap_acc": "points", "test_loss": "nats", "gap_loss": "nats", "unrest": "points"}
-COUNTED = ("diverged", "failures")  # what a run can suffer
-KINDS = [*TESTS, "ordering", "count", "exact"]
+OF_A_KIND = {"count": ["failures"], "exact": ["weights"]}  # the metrics of other kinds than comparisons
 
 
-@dataclass(frozen=True)
-class Part:
-    """One comparison: a weighted sum of arms per seed, tested against a margin."""
+class Part(Strict):
+    """One comparison: a weighted sum of arms per seed, held against a margin."""
 
     text: str
-    kind: str
+    kind: Literal["superiority", "noninferiority", "equivalence", "count", "exact"]
     difference: dict[str, float]
-    margins: dict[str, float]
+    margin: dict[str, Annotated[float, Field(ge=0)]]  # per scale, `other` for the rest; a plain number is that for all
     reason: str
     metric: str = "test_acc"
-    seeds: int = 0  # pairs that were planned
+
+    @field_validator("margin", mode="before")
+    @classmethod
+    def _for_all(cls, margin: Any) -> Any:
+        return margin if isinstance(margin, dict) else {"other": margin}
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Part":
+        if "other" not in self.margin:
+            raise ValueError(f"margin {self.margin!r} must be a number, or one per scale and one for `other`")
+        allowed = OF_A_KIND.get(self.kind, list(BETTER))
+        if self.metric not in allowed:
+            raise ValueError(f"metric {self.metric!r} is unknown for a {self.kind}; allowed are {', '.join(allowed)}")
+        weights = list(self.difference.values())
+        if self.kind == "count":
+            fits, asked = weights in ([1], [-1]), "be one arm, 1 for above the margin and -1 for below"
+        elif self.kind == "exact":
+            fits, asked = weights == [1, -1], "be {first: 1, second: -1}"
+        else:
+            fits, asked = min(weights, default=0) < 0 < max(weights, default=0), "weigh arms, with both signs"
+        if not fits:
+            raise ValueError(f"difference {self.difference!r} must {asked}")
+        return self
 
     @property
     def in_points(self) -> bool:
         """Whether its difference is one of percentage points."""
         return self.kind in TESTS and UNITS[self.metric] == "points"
 
-    def margin(self, scale: str | None) -> float:
+    def bound(self, scale: str | None) -> float:
         """The margin at a scale."""
-        return self.margins.get(scale or "other", self.margins["other"])
+        return self.margin.get(scale or "other", self.margin["other"])
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A statement, where it comes from, and the comparisons that decide it."""
+def _listed(value: Any) -> list[str]:
+    return [str(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _tag(part: Any) -> str:
+    return "check" if isinstance(part, Check) or (isinstance(part, dict) and "table" in part) else "part"
+
+
+class Claim(Strict):
+    """A statement, whose it is and where it stands, and the comparisons that decide it."""
 
     id: str
+    short: str  # as a question of a few words
     statement: str
+    origin: Literal["paper", "code", "ours"]
     source: str
-    presets: list[str]
-    parts: list[Part | Check]
+    preset: Annotated[list[str], BeforeValidator(_listed)] = []
+    parts: list[Annotated[Annotated[Part, Tag("part")] | Annotated[Check, Tag("check")], Discriminator(_tag)]] = Field(
+        min_length=1
+    )
     premise: Part | None = None
-    where: dict[str, list[str]] = field(default_factory=dict)  # what a deciding study has in its columns
+    where: dict[str, Annotated[list[str], BeforeValidator(_listed)]] = {}  # what a deciding study has in its columns
+    seeds: int = 0  # pairs that were planned
     missing: str = ""  # what it would take, where nothing can decide it
+
+    @model_validator(mode="after")
+    def _decidable(self) -> "Claim":
+        if self.compared and not self.preset:
+            raise ValueError("lacks preset, whose runs its parts compare")
+        return self
 
     def concerns(self, study: Study) -> bool:
         """Whether a study decides this claim."""
         first = study.runs.iloc[0]
         fits = all(str(first.get(column)) in allowed for column, allowed in self.where.items())
-        return fits and study.preset in self.presets and any(study.size(study.arm(arm)) for arm in self.arms)
+        known = not study.outdated and study.preset in self.preset
+        return fits and known and any(study.size(study.arm(arm)) for arm in self.arms)
 
     @property
     def compared(self) -> list[Part]:
@@ -77,34 +117,58 @@ class Claim:
         return list(dict.fromkeys(arm for part in self.compared for arm in part.difference))
 
 
-class Placebo(NamedTuple):
+class Placebo(Strict):
     """An arm that is the same method as another up to rounding."""
 
     arm: str
     of: str
 
 
-class Question(NamedTuple):
-    """What several claims answer together, on one page."""
+class Failure(Strict):
+    """When a run has failed: it is not finite, or ends below so many times chance on validation data."""
+
+    times_chance: float
+    classes: dict[str, int]  # of each data set; where it is not known, only what is not finite has failed
+
+    def of(self, study: Study, arm: str) -> pd.Series:
+        """Which of an arm's runs failed, by seed."""
+        floor = 100 * self.times_chance / self.classes.get(str(study.runs["dataset"].iloc[0]), float("inf"))
+        return study.column(arm, "status").ne("finished") | study.column(arm, "val_acc").astype(float).lt(floor)
+
+
+class Question(Strict):
+    """What several claims answer together."""
 
     title: str
     claims: list[str]
-    presets: list[str]  # whose second moments are shown
+    presets: list[str] = []  # whose second moments are shown
 
 
-class Claims(NamedTuple):
+class Claims(Strict):
     """What `claims.yaml` holds."""
 
     claims: list[Claim]
-    baselines: list[str]
-    placebo: Placebo | None
-    questions: Sequence[Question] = ()
+    baselines: list[str] = []
+    placebo: Placebo | None = None
+    failure: Failure = Failure(times_chance=2, classes={})
+    targets: dict[str, float] = {}  # study -> the validation accuracy to be reached
+    questions: list[Question] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Claims":
+        ids = [claim.id for claim in self.claims]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"claim ids must differ, found {', '.join(ids)}")
+        asked = [claim for question in self.questions for claim in question.claims]
+        if self.questions and sorted(asked) != sorted(ids):
+            raise ValueError(f"questions must name every claim once: {', '.join(ids)}; found {', '.join(asked)}")
+        return self
 
     def wanted(self) -> dict[str, list[str]]:
         """The arms that a preset's claims compare, whichever preset asked for their runs first."""
         arms: dict[str, list[str]] = {}
         for claim in self.claims:
-            for preset in claim.presets:
+            for preset in claim.preset:
                 known = arms.setdefault(preset, [])
                 known += [arm for arm in claim.arms if arm not in known]
         return arms
@@ -114,7 +178,8 @@ def load_claims(path: Path) -> Claims:
     """Read and check `claims.yaml`.
 
     Raises:
-        ValueError: Something in it cannot be understood; the message names the claim, the key and what is allowed.
+        ValueError: Something in it cannot be understood; the message names the claim, the key, its value and what is
+            allowed.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
@@ -122,108 +187,38 @@ def load_claims(path: Path) -> Claims:
         raise ValueError(f"{path} does not exist") from error
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path} is not readable yaml: {' '.join(str(error).split())}") from error
-    top = _keys(content, {"claims": list, "baselines": list}, {"placebo": dict, "questions": list}, str(path))
-    placebo = None
-    if "placebo" in top:
-        placebo = Placebo(**_keys(top["placebo"], {"arm": str, "of": str}, {}, f"{path}: placebo"))
-    claims = [_claim(entry, f"{path}: claim {number}") for number, entry in enumerate(top["claims"], start=1)]
-    ids = [claim.id for claim in claims]
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{path}: claim ids must differ, found {', '.join(ids)}")
-    keys: dict[str, type] = {"title": str, "claims": list, "presets": list}
-    questions = [Question(**_keys(entry, keys, {}, f"{path}: question")) for entry in top.get("questions", [])]
-    for asked in (claim for question in questions for claim in question.claims):
-        _one_of(asked, ids, f"{path}: question, claim")
-    return Claims(claims, top["baselines"], placebo, questions)
+    try:
+        return Claims.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_in_words(error, content)}") from error
 
 
-def _claim(entry: Any, where: str) -> Claim:
-    required: dict[str, type] = dict.fromkeys(["id", "statement", "source"], str) | {"parts": list}
-    optional: dict[str, type] = {
-        "preset": object,
-        "metric": str,
-        "premise": dict,
-        "where": dict,
-        "missing": str,
-        "seeds": int,
-    }
-    if isinstance(entry, dict) and "id" in entry:
-        where = f"{where} ({entry['id']})"
-    fields = _keys(entry, required, optional, where)
-    defaults = {"metric": fields.pop("metric", "test_acc"), "seeds": fields.pop("seeds", 0)}
-    if not fields["parts"]:
-        raise ValueError(f"{where}: parts is empty, a claim needs at least one")
-    parts = [
-        _part(part, defaults, f"{where}, part {number}") for number, part in enumerate(fields.pop("parts"), start=1)
-    ]
-    premise = _part(fields.pop("premise"), defaults, f"{where}, premise") if "premise" in fields else None
-    presets = _listed(fields.pop("preset", []))
-    if not presets and any(isinstance(part, Part) for part in parts):
-        raise ValueError(f"{where}: lacks preset, whose runs its parts compare")
-    if isinstance(premise, Check):
-        raise ValueError(f"{where}, premise: must compare runs")
-    chosen = {column: _listed(allowed) for column, allowed in fields.pop("where", {}).items()}
-    return Claim(**fields, presets=presets, parts=parts, premise=premise, where=chosen)
-
-
-def _part(entry: Any, defaults: dict[str, Any], where: str) -> Part | Check:
-    if isinstance(entry, dict) and "table" in entry:
-        return _check(entry, where)
-    required: dict[str, type] = {"text": str, "kind": str, "difference": dict, "margin": object, "reason": str}
-    fields = defaults | _keys(entry, required, {"metric": str, "seeds": int}, where)
-    kind = fields["kind"]
-    _one_of(kind, KINDS, f"{where}: kind")
-    if kind != "exact":
-        _one_of(fields["metric"], COUNTED if kind == "count" else BETTER, f"{where}: metric")
-    margin = fields.pop("margin")
-    margins = margin if isinstance(margin, dict) else {"other": margin}
-    if "other" not in margins or not all(_number(value) and value >= 0 for value in margins.values()):
-        raise ValueError(f"{where}: margin must be a number >= 0, or one per scale and one for `other`, not {margin!r}")
-    weights = fields["difference"].values()
-    if kind == "count":
-        if len(weights) != 1 or not all(map(_number, weights)):
-            raise ValueError(f"{where}: difference must be one arm, 1 for above the margin and -1 for below")
-    elif not all(map(_number, weights)) or not min(weights, default=0) < 0 < max(weights, default=0):
-        raise ValueError(f"{where}: difference must weigh arms, with both signs, not {fields['difference']!r}")
-    elif kind in ("ordering", "exact") and list(weights) != [1, -1]:
-        raise ValueError(f"{where}: difference must be {{first: 1, second: -1}}, not {fields['difference']!r}")
-    return Part(**fields, margins=margins)
-
-
-def _check(entry: dict[str, Any], where: str) -> Check:
-    optional: dict[str, type] = {"against": dict, "column": str, "above": object, "below": object, "rising": bool}
-    required: dict[str, type] = {"text": str, "kind": str, "table": str, "rows": dict, "reason": str}
-    fields = _keys(entry, required, optional, where)
-    _one_of(fields.pop("kind"), ["exact"], f"{where}: kind")
-    _one_of(fields["table"], ["theory", "bench"], f"{where}: table")
-    asked = any(key in fields for key in ("above", "below", "rising"))
-    if ("column" in fields) != asked or not all(_number(fields.get(key, 0)) for key in ("above", "below")):
-        raise ValueError(f"{where}: needs column with above, below (numbers) or rising, or none of them")
-    return Check(**fields)
-
-
-def _listed(value: Any) -> list[str]:
-    return [str(item) for item in (value if isinstance(value, list) else [value])]
-
-
-def _keys(entry: Any, required: dict[str, type], optional: dict[str, type], where: str) -> dict[str, Any]:
-    """`entry` if it is a mapping with these keys and types."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: must be a mapping, not {entry!r}")
-    for key, value in entry.items():
-        _one_of(key, required | optional, f"{where}: key")
-        kind = (required | optional)[key]
-        if not isinstance(value, kind):
-            raise ValueError(f"{where}: {key} must be a {kind.__name__}, not {value!r}")
-    if missing := [key for key in required if key not in entry]:
-        raise ValueError(f"{where}: lacks {', '.join(missing)}")
-    return dict(entry)
-
-
-def _one_of(name: Any, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
-    if name not in allowed:
-        raise ValueError(f"{where} {name!r} is unknown; allowed are {', '.join(allowed)}")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _in_words(error: ValidationError, content: Any) -> str:
+    """The first thing that is wrong, with its place, value and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    models: dict[Any, type[Strict]] = {"claims": Claim, "part": Part, "check": Check, "premise": Part}
+    models |= {"placebo": Placebo, "failure": Failure, "questions": Question}
+    model: type[Strict] = Claims
+    place: list[str] = []
+    for key in first["loc"]:
+        known = isinstance(key, int) or (isinstance(content, dict) and key in content)
+        is_tag = key in ("part", "check") and not known  # which of the two it is, is no key of the file
+        model = models.get(key, model) if is_tag or key not in ("part", "check") else model
+        if is_tag:
+            continue
+        content = content[key] if known else None
+        if isinstance(key, int) and place:
+            named = f" ({content['id']})" if isinstance(content, dict) and "id" in content else ""
+            place[-1] = f"{place[-1].removesuffix('s')} {key + 1}{named}"
+        else:
+            place.append(str(key))
+    if first["type"] in ("extra_forbidden", "missing"):
+        *place, name = place
+        allowed = f"key {name!r} is unknown; allowed are {', '.join(model.model_fields)}"
+        said = f"lacks {name}" if first["type"] == "missing" else allowed
+    elif first["type"] == "value_error":
+        said = str(first["ctx"]["error"])
+    else:
+        asked = re.sub(r" or instance of \w+", "", first["msg"])
+        said = f"{asked[0].lower()}{asked[1:]}, not {first['input']!r}"
+    return ": ".join(filter(None, [", ".join(place), said]))

@@ -9,7 +9,7 @@ import heapq
 import io
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,10 +25,6 @@ CURVE += ["images_per_second", "seconds"]
 TEXT = {"run_id", "study", "commit", "weights", "fingerprint"}  # hashes, some of which look like numbers
 REQUIRED = [*IDENTITY, *OUTCOME, "study", "config"]
 Row = dict[str, str]
-
-
-class UnknownColumn(Exception):
-    """A row has a column that the table's header lacks."""
 
 
 class Collected(NamedTuple):
@@ -60,26 +56,16 @@ def collect(outputs: Path, into: Path, merge: bool = False) -> Collected:
     lines = [_compare(kept[run_id], found[run_id]) for run_id in sorted(found.keys() & kept.keys())]
     runs = found | kept
 
-    # Curves are many: they are streamed from two sources that are both sorted by run and epoch.
-    def curves(epochs: int | None = None) -> Iterator[Row]:
-        for run_id in fresh:
-            yield from islice(_curve(outputs / run_id / "metrics.jsonl", run_id), epochs)
+    # Curves are many: they are streamed from two sources that are both sorted by run and epoch, first for their columns
+    # (so that every file has been read before anything is written), then for the table.
+    def curves() -> Iterator[Row]:
+        return chain.from_iterable(_curve(outputs / run_id / "metrics.jsonl", run_id) for run_id in fresh)
 
-    def merged() -> Iterator[Row]:
-        published = _rows(into / "curves.csv") if merge else iter(())
-        return heapq.merge(published, curves(), key=lambda row: (row["run_id"], int(row["epoch"])))
-
-    header = [_header(into / "curves.csv") if merge else []]
-    columns = _columns(CURVE, chain(header, curves(1)))  # a run's first epoch usually has all of them
-    new = not into.exists()
+    columns = _columns(CURVE, chain([_header(into / "curves.csv") if merge else []], curves()))
+    published = _rows(into / "curves.csv") if merge else iter(())
     into.mkdir(parents=True, exist_ok=True)
-    try:
-        if not _write(into / "curves.csv", columns, merged()):
-            _write(into / "curves.csv", _columns(CURVE, chain(header, curves())), merged())
-    except ValueError:
-        if new:
-            into.rmdir()
-        raise
+    merged = heapq.merge(published, curves(), key=lambda row: (row["run_id"], int(row["epoch"])))
+    _write(into / "curves.csv", columns, merged)
     columns = _columns(IDENTITY + OUTCOME + CONTEXT, runs.values())
     _write(into / "runs.csv", columns, (runs[run_id] for run_id in sorted(runs)))
     return Collected(len(found), len(runs), [line for line in lines if line])
@@ -217,25 +203,14 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _write(path: Path, columns: list[str], rows: Iterable[Row]) -> bool:
-    """Write a table whole or, if a row has a column that is not named, not at all; tell which.
-
-    `rows` may be read from the file that is replaced.
-    """
-    known = frozenset(columns)
+def _write(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
+    """Write a table whole or not at all; `rows` may be read from the file that is replaced."""
 
     def write(stream: BinaryIO) -> None:
         file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            if not known.issuperset(row):
-                raise UnknownColumn
-            writer.writerow([row.get(column, "") for column in columns])
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
         file.detach()  # what is buffered is written, and the stream stays open for whoever opened it
 
-    try:
-        write_atomically(path, write)
-    except UnknownColumn:
-        return False
-    return True
+    write_atomically(path, write)

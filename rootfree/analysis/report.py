@@ -1,294 +1,274 @@
-"""The report: what was asked, what was found and how sure that is, computed from the tables and the claims alone."""
+"""The report: what was asked, what was found and how sure that is, computed from the tables and the claims alone.
+
+`report` writes pages, a study each, and `publish` what the repository holds of it: words, verdicts and few figures.
+"""
 
 import os
-from collections import Counter
-from dataclasses import replace
-from math import isfinite
+import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
-from rootfree.analysis import costs, sections
-from rootfree.analysis.checks import MADE_BY, Check
-from rootfree.analysis.claims import Part, load_claims
-from rootfree.analysis.figures import draw, verdicts
-from rootfree.analysis.page import Block, Details, Heading, Picture, Table, Text, anchor, html, markdown, plain
+from rootfree.analysis import answers, figures, sections
+from rootfree.analysis.checks import MADE_BY
+from rootfree.analysis.claims import Claims, load_claims
+from rootfree.analysis.page import picture, render, safe_name
 from rootfree.analysis.searches import read_searches
-from rootfree.analysis.sections import plural, spread
-from rootfree.analysis.statistics import POWER, t_interval
-from rootfree.analysis.style import Drawing, looks, save
+from rootfree.analysis.sections import FEW, bounds, spread
+from rootfree.analysis.statistics import Interval, t_interval
+from rootfree.analysis.style import Drawing, label, save_png
 from rootfree.analysis.tables import Study, read, studies
-from rootfree.analysis.verdicts import STRENGTH, Judgement, scorecard
+from rootfree.analysis.targets import profile, to_target
+from rootfree.analysis.verdicts import Judgement, scorecard, table
 
 TITLE = "Can the square root go?"
+ASKED = "What does dropping the square root of adaptive methods do to accuracy, cost and precision?"
+MARK = "<!-- results -->\n"
+OF_A_STUDY = (sections.second_moment, sections.tuning, sections.settings, sections.runs)
+
+
+class Evidence(NamedTuple):
+    """Everything that a report is made of."""
+
+    claims: Claims
+    studies: list[Study]
+    judgements: list[Judgement]
+    side: dict[str, pd.DataFrame]  # `theory` and `bench`, as far as there are any
+    published: list[Study] | None  # to compare with, for a report of one's own runs
 
 
 class Written(NamedTuple):
-    """Where the page is, the tables that are worth printing, and the blocks that a front page shows."""
+    """Where the first page is, and of a report of one's own runs the tables that are worth printing."""
 
     page: Path
-    tables: list[Table]
-    front: list[Block]
+    tables: list[tuple[str, pd.DataFrame]]  # with their captions
 
 
-def report(directory: Path, claims_file: Path, published: Path | None = None) -> Written:
-    """Write `report.md`, `report.html` and `figures/` beside the tables of `directory`.
+def gather(directory: Path, claims_file: Path, published: Path | None = None) -> Evidence:
+    """Read tables and claims, and judge.
 
     Args:
-        directory: Folder with `runs.csv` and `curves.csv`.
+        directory: Folder with `runs.csv` and `curves.csv`, and perhaps `search/`, `theory.csv`, `bench.csv`.
         claims_file: The claims, see `experiments/claims.yaml`.
-        published: Folder of published tables to compare with; ignored if it has none or is `directory`.
+        published: Folder of published tables, where what `directory` lacks is looked up.
 
     Raises:
         ValueError: There is nothing to report, or an input cannot be understood.
     """
     claims = load_claims(claims_file)
     runs, curves = read(directory)
-    known = None
-    if published and published.resolve() != directory.resolve() and (published / "runs.csv").is_file():
-        known = read(published)
-    folders = [directory / "search", *([published / "search"] if known and published else [])]
-    tables = [search for folder in folders for search in read_searches(folder)]
+    own = published is not None and published.resolve() != directory.resolve() and (published / "runs.csv").is_file()
+    known = read(published) if own and published else None
+    folders = [directory, *([published] if own and published else [])]
+    tables = [search for folder in folders for search in read_searches(folder / "search")]
     searches = known[0] if known else None
-    found = studies(runs, curves, searches=searches, tables=tables, wanted=claims.wanted())
+    root, wanted = claims_file.resolve().parents[1], claims.wanted()
+    found = studies(runs, curves, searches=searches, tables=tables, wanted=wanted, root=root)
     if not found:
-        raise ValueError(
-            f"nothing to report: {directory / 'runs.csv'} holds {plural(len(runs), 'search run')} and no other"
-        )
-    asked_in_turn = list(claims.wanted())  # a reader meets the studies in the order of the claims
-    found.sort(
-        key=lambda study: asked_in_turn.index(study.preset) if study.preset in asked_in_turn else len(asked_in_turn)
-    )
-    side = _side_tables(directory, published)
-    judgements = scorecard(claims, found, side)
-    look = looks(found)
-    figures = directory / "figures"
-    figures.mkdir(exist_ok=True)
-    for old in [*figures.glob("*.png"), *figures.glob("*.svg")]:  # else a figure outlives the study it shows
-        old.unlink()
-
-    def picture(prefix: str, drawing: Drawing) -> Picture:
-        name = f"{prefix}-{drawing.name}" if prefix else drawing.name
-        return Picture(Path(figures.name) / name, save(drawing.figure, figures / name), drawing.caption)
-
-    opening = _opening(judgements, found, [*side], picture("", verdicts(judgements)))
-    blocks: list[Block] = [Heading(1, TITLE), *opening]
-    for question in claims.questions:
-        blocks += sections.answer(question, judgements, found)
-    briefs: list[Table] = []
-    faces: list[list[Block]] = []  # what a front page shows of each study
-    for study in found:
-        asked = [judgement for judgement in judgements if judgement.study is study]
-        blocks.append(Heading(2, study.title, anchor(study.slug)))
-        results = sections.arms(study)
-        briefs.append(_brief(study, results))
-        blocks += [*sections.findings(study, asked, claims), results]
-        pictures = [picture(study.slug, drawing) for drawing in draw(study, claims, look)]
-        blocks += pictures
-        faces.append([briefs[-1], pictures[0]])
-        blocks += [*sections.paired(study, claims), *sections.second_moment(study), *sections.tuning(study)]
-        blocks.append(sections.runs(study))
-    if "bench" in side:
-        blocks.append(Heading(2, "Time and memory", "bench"))
-        blocks += [
-            *(picture("", drawing) for drawing in costs.draw(side["bench"], look)),
-            *sections.bench(side["bench"]),
-        ]
-    if "theory" in side:
-        blocks += sections.theory(side["theory"])
-    blocks += _reading()
-    (directory / "report.md").write_text(markdown(blocks), encoding="utf-8")
-    page = directory / "report.html"
-    page.write_text(html(blocks, TITLE), encoding="utf-8")
-
-    printed = [*briefs, _verdicts(judgements)]
-    if known:
-        printed += compare(found, studies(*known))
-    # a front page has room for one study: of those that decide the first claim the one with most runs
-    asked_first = [study.preset in claims.claims[0].presets for study in found]
-    leading = max(range(len(found)), key=lambda place: (asked_first[place], len(found[place].runs)))
-    front = [block for block in opening if not isinstance(block, Heading | Details)]
-    return Written(page, printed, [*front, *faces[leading]])
+        raise ValueError(f"nothing to report: {directory / 'runs.csv'} holds only runs of searches ({len(runs)})")
+    asked = list(wanted)  # a reader meets the studies in the order of the claims
+    found.sort(key=lambda study: asked.index(study.preset) if study.preset in asked else len(asked))
+    side = {name: pd.read_csv(file) for folder in reversed(folders)
+            for name in MADE_BY if (file := folder / f"{name}.csv").is_file()}  # fmt: skip
+    judgements = scorecard(claims, found, side, tables)
+    if known:  # one's own runs decide what they decide, and nothing else is told
+        judgements = [one for one in judgements if one.study and one.verdict != "no data"]
+    return Evidence(claims, found, judgements, side, studies(*known, wanted=wanted, root=root) if known else None)
 
 
-def refresh(file: Path, written: Written) -> None:
-    """Put the front blocks between the two `<!-- results -->` lines of a Markdown file, with links from its folder.
+def report(directory: Path, claims_file: Path, into: Path | None = None, published: Path | None = None) -> Written:
+    """Write `index.html` and `studies/<slug>.html`, each a page that needs nothing else.
+
+    Args:
+        directory: Folder of tables, see `gather`.
+        claims_file: The claims.
+        into: Folder of the report, made if missing; default: `directory`.
+        published: Folder of published tables, to compare with and to look up what `directory` lacks.
 
     Raises:
-        ValueError: The file does not have the two lines.
+        ValueError: There is nothing to report, or an input cannot be understood.
     """
-    mark = "<!-- results -->\n"
-    before, *between, after = file.read_text(encoding="utf-8").split(mark)
-    if len(between) != 1:
-        raise ValueError(f"{file} must hold the line {mark.strip()} twice, around what is to be refreshed")
-    folder = Path(os.path.relpath(written.page.parent, file.parent))
-    moved = [
-        replace(block, stem=folder / block.stem) if isinstance(block, Picture) else block for block in written.front
-    ]
-    shown = markdown(moved).replace("](#", f"]({folder.as_posix()}/{written.page.stem}.md#")
-    file.write_text(f"{before}{mark}\n{shown}\n{mark}{after}", encoding="utf-8")
+    evidence = gather(directory, claims_file, published)
+    claims, found, judgements = evidence.claims, evidence.studies, evidence.judgements
+    into = into or directory
+    folder = into / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{safe_name(study.slug)}.html" for study in found]
+    for old in set(folder.glob("*.html")) - set(files):  # else a page outlives its study
+        old.unlink()
+    asked = [[one for one in judgements if one.study is study] for study in found]
+    page = into / "index.html"
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(found))) as pool:
+        written = pool.map(_write_study, found, asked, repeat(claims), files)
+        page.write_text(_index(evidence, files), encoding="utf-8")
+        list(written)  # an error of any page is one of the report
+    told = []
+    if evidence.published is not None:
+        told = [table for study, these in zip(found, asked, strict=True) for table in _told(study, these, evidence)]
+    return Written(page, told)
 
 
-def compare(reproduced: list[Study], published: list[Study]) -> list[Table]:
-    """Reproduced against published test accuracy: run by run where ids are shared, else by the means of an arm."""
-    tables = []
-    known = {(study.id, study.preset): study for study in published}  # presets may share what their runs share
-    for study in reproduced:
-        other = known.get((study.id, study.preset))
-        rows = []
-        for arm in study.arms:
-            here = t_interval(study.finished(arm, "test_acc"))
-            if other is None or arm not in other.arms:
-                rows.append([arm, spread(here), "-", "not published"])
-                continue
-            there = t_interval(other.finished(arm, "test_acc"))
-            mine = study.runs[study.runs["arm"] == arm].set_index("run_id")["test_acc"]
-            both = other.runs.set_index("run_id")["test_acc"].to_frame("theirs").join(mine.rename("ours"), how="inner")
-            same = (both["ours"] == both["theirs"]) | both.isna().all(axis=1)
-            said = f"{plural(int(same.sum()), 'run')} identical, {int((~same).sum())} different"
-            apart = [f"{run} {ours:.2f}, published {theirs:.2f}" for run, theirs, ours in both[~same].itertuples()]
-            said += f": {'; '.join(apart)}" if apart else ""
-            if both.empty:
-                said = f"means differ by {here.mean - there.mean:+.2f} points"
-            rows.append([arm, spread(here), spread(there), said])
-        where = f" ({study.hardware}; published: {other.hardware})" if other else ""
-        caption = f"{study.title}: reproduced against published test accuracy in %, mean ± sd over seeds{where}."
-        tables.append(Table(["arm", "reproduced", "published", "comparison"], rows, caption))
-    return tables
+def publish(directory: Path, claims_file: Path, readme: Path) -> None:
+    """Rewrite what follows from the tables of `directory`: its verdicts, words and figures, and a README's block.
+
+    The words stand between two lines `<!-- results -->` of `directory/README.md` and of `readme`. The figures are those
+    that the two files name, `figures/<name>.png`.
+
+    Raises:
+        ValueError: A file lacks the two lines, or names a figure that there is not.
+    """
+    evidence = gather(directory, claims_file)
+    findings = directory / "README.md"
+    rows = answers.forest(evidence.claims, evidence.judgements)
+    values = {"groups": _groups(evidence, {}), "summaries": answers.summaries(evidence.claims, evidence.judgements)}
+    folder = Path(os.path.relpath(directory, readme.parent)).as_posix()
+    times = profile(to_target(evidence.studies, evidence.claims))
+    overall = (figures.forest(rows), figures.forest(rows, wide=False), figures.profile(times))
+    drawn = {drawing.name: drawing for drawing in overall}
+    values |= {"caption": drawn["forest"].caption, "folder": folder, "asked": ASKED, "lines": _answer(evidence)}
+    table(evidence.judgements).to_csv(directory / "verdicts.csv", index=False, float_format="%.6g")
+    _refresh(findings, render("findings.md", **values))
+    _refresh(readme, render("front.md", **values))
+    words = findings.read_text(encoding="utf-8") + readme.read_text(encoding="utf-8")
+    named = re.findall(r"figures/([\w.-]+)\.png", words)
+    (directory / "figures").mkdir(exist_ok=True)
+    for old in (directory / "figures").iterdir():
+        if old.stem not in named:
+            old.unlink()
+    for name in dict.fromkeys(named):
+        drawing = drawn.get(name) or _find(name, evidence)
+        if drawing is None:
+            raise ValueError(f"there is no figure {name}, which {findings} or {readme} names")
+        save_png(drawing, directory / "figures" / f"{name}.png")
 
 
-def _opening(judgements: list[Judgement], found: list[Study], tables: list[str], drawn: Picture) -> list[Block]:
-    """What was asked, the scorecard, and what was found in three sentences."""
-    claims = list({judgement.claim.id: judgement.claim for judgement in judgements}.values())
-    asked = f"Asked: what does dropping the square root of adaptive methods do? {plural(len(claims), 'claim')} of the "
-    asked += "paper and of this suite, each with what decides it, its margin and its number of seeds in "
-    asked += "`experiments/claims.yaml`."
-    blocks: list[Block] = [Text(asked)]
-    if all(study.is_smoke for study in found):
-        blocks.append(
-            Text("These are smoke runs: they show that the machinery works and are not evidence of anything.")
-        )
-    rows: list[list[str]] = []
-    reasons: list[list[str]] = []
-    places: list[str] = []
-    for judgement in judgements:
-        claim, where = judgement.claim, _where(judgement)
-        if judgement.study:
-            where = f"[{where}](#{anchor(judgement.study.slug)})"
-        elif claim.checked and (table := claim.checked[0].table) in tables:
-            where = f"[{where}](#{table})"
-        n = str(judgement.pairs) if judgement.study else "-"
-        places.append(anchor("why", claim.id, *([judgement.study.slug] if judgement.study else [])))
-        verdict = judgement.verdict if judgement.counts else f"beside it: {judgement.verdict}"
-        reasons.append([claim.id, where, verdict, sections.why(judgement), sections.tuned(judgement)])
-        if judgement.counts:
-            rows.append([claim.id, claim.statement, where, n, f"[{verdict}](#{places[-1]})"])
-    sources: dict[str, list[str]] = {}
-    for claim in claims:
-        sources.setdefault(claim.source, []).append(claim.id)
-    listed = "; ".join(f"{', '.join(ids)}: {source}" for source, ids in sources.items())
-    caption = (
-        "Claims are in our words; one verdict for each scale and data set. n: the least number of pairs of runs "
-        "with equal seeds, or of runs, that a comparison rests on. A verdict leads to the numbers behind it."
-    )
-    card = Table(["claim", "statement", "where", "n", "verdict"], rows, caption)
-    caption = "Search runs: the tuning budget of each arm. Beside it: other settings at the same scale and on the same "
-    caption += f"data set, with fewer pairs or no weaker a verdict. Sources: {listed}."
-    why = Table(["claim", "where", "verdict", "why", "search runs"], reasons, caption, places)
-    summary: list[Block] = [Text(" ".join(_sentences(judgements, found))), Heading(2, "Scorecard"), drawn, card]
-    return [*blocks, *summary, Details("The numbers behind the verdicts", [why])]
+def compare(reproduced: Study, published: Study | None) -> tuple[str, pd.DataFrame]:
+    """Whether the test accuracies of a study are consistent with those of a published one, for each arm."""
+    rows, alike = [], published is not None and reproduced.hardware == published.hardware
+    for arm in reproduced.arms:
+        here = t_interval(reproduced.finished(arm, "test_acc"))
+        row = {"arm": label(arm), "difference": "-", "95% interval": "-", "consistent?": "not published"}
+        if published is not None and arm in published.arms:
+            there = t_interval(published.finished(arm, "test_acc"))
+            mine, theirs = (study.runs[study.runs["arm"] == arm].set_index("run_id")["test_acc"]
+                            for study in (reproduced, published))  # fmt: skip
+            shared = mine.index.intersection(published.runs["run_id"])
+            theirs = published.runs.set_index("run_id")["test_acc"].loc[shared]
+            same = int(((mine[shared] == theirs) | (mine[shared].isna() & theirs.isna())).sum())
+            apart = difference(here, there)
+            row["difference"] = f"{apart.mean:+.2f}" if here.n and there.n else "-"
+            row["95% interval"] = bounds(apart, "+") if min(here.n, there.n) > 2 else FEW
+            within = "yes" if apart.low <= 0 <= apart.high else "no"
+            row["consistent?"] = "yes" if same == len(mine) else within if min(here.n, there.n) > 2 else FEW
+            if alike and len(shared):
+                row["identical"] = f"{same} of {len(shared)}"
+        rows.append(row)
+    caption = "Consistent with the published numbers? Difference of the mean test accuracies, in points."
+    if published is not None and not alike:
+        caption += f" Published on {published.hardware}: on another processor runs are not expected to be identical."
+    return caption, pd.DataFrame(rows).fillna("-")
 
 
-def _sentences(judgements: list[Judgement], found: list[Study]) -> list[str]:
-    """What was found, on which evidence, and how sure that is."""
-    order = sorted(STRENGTH, key=lambda verdict: (verdict != "supported", verdict != "refuted", verdict == "no data"))
-    judgements = [judgement for judgement in judgements if judgement.counts]
-    groups = [(verdict, [j.claim.id for j in judgements if j.verdict == verdict]) for verdict in order]
-    tally = [f"{len(ids)} {verdict} ({', '.join(_named(ids))})" for verdict, ids in groups if ids]
-    runs = {run: status for study in found for run, status in study.runs[["run_id", "status"]].to_numpy()}
-    diverged = sum(status == "diverged" for status in runs.values())
-    scales = " and ".join(sorted({study.scale or "ad hoc" for study in found}))
-    evidence = f"Evidence: {plural(len(runs), 'run')}, {diverged or 'none'} of them diverged, in "
-    evidence += f"{plural(len(found), 'study', 'studies')} at {scales} scale"
-    evidence += (
-        ", and tables of exact checks and timings."
-        if any(isinstance(f.part, Check) and f.verdict != "no data" for j in judgements for f in j.findings)
-        else "."
-    )
-    compared = [finding for j in judgements for finding in j.findings if finding.arms and finding.outcome.interval.n]
-    sure = "How sure: "
-    if pairs := [finding.outcome.interval.n for finding in compared]:
-        least, most = min(pairs), max(pairs)
-        sure += f"verdicts on runs rest on {least if least == most else f'{least} to {most}'} seeds"
-        planned = [f for f in compared if isinstance(f.part, Part) and f.outcome.interval.n < f.part.seeds]
-        sure += f", {len(planned)} of {plural(len(compared), 'comparison')} on fewer than planned" if planned else ""
-        points = [f for f in compared if isinstance(f.part, Part) and f.part.in_points]
-        limits = [f.outcome.detectable for f in points if f.verdict == "underpowered"]
-        if finite := [limit for limit in limits if isfinite(limit)]:
-            sure += f"; the smallest difference that an underpowered one could have shown is {min(finite):.1f}"
-            sure += f"{'' if len(finite) == 1 else f' to {max(finite):.1f}'} points"
-        sure += "; "
-    sure += "each holds for its scale, data set, model and tuned settings, and for no other."
-    return [f"Found: {plural(len(judgements), 'verdict')}, {', '.join(tally)}.", evidence, sure]
+def difference(first: Interval, second: Interval) -> Interval:
+    """The difference of two independent means with its 95% interval, for unequal variances (Welch 1947)."""
+    parts = [one.sd**2 / one.n if one.n > 1 else np.nan for one in (first, second)]
+    mean, total = first.mean - second.mean, sum(parts)
+    if not total > 0:  # both do not vary, or there are too few to tell
+        return Interval(min(first.n, second.n), mean, np.nan, mean, mean)
+    freedom = total**2 / sum(part**2 / (one.n - 1) for part, one in zip(parts, (first, second), strict=True))
+    half = float(stdtrit(freedom, 0.975) * total**0.5)
+    return Interval(min(first.n, second.n), mean, total**0.5, mean - half, mean + half)
 
 
-def _named(ids: list[str]) -> list[str]:
-    """Each claim once, with how many of the verdicts are on it."""
-    times = {1: "", 2: " twice"}
-    return [f"{claim}{times.get(n, f' {n} times')}" for claim, n in Counter(ids).items()]
+def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file: Path) -> None:
+    """One page, in a process of its own where there are several."""
+    pictures = [picture(drawing) for drawing in figures.draw(study, claims)]
+    searches = [one for one in pictures if one.name.startswith("isolation")]
+    values = {
+        "title": study.title,
+        "home": TITLE,
+        "smoke": study.is_smoke,
+        "asked": [(one, answers.parts(one)) for one in asked],
+        "origins": answers.ORIGINS,
+        "said": sections.context(study, claims),
+        "steady": sections.steady(study),
+        "target": sections.time_to_target(study, claims),
+        "tables": {make.__name__: make(study, claims) for make in (sections.results, sections.paired)}
+        | {make.__name__: make(study) for make in OF_A_STUDY},
+        "pictures": [one for one in pictures if one not in searches],
+        "searches": searches,
+    }
+    file.write_text(render("study.html", **values), encoding="utf-8")
 
 
-def _brief(study: Study, table: Table) -> Table:
-    """The table of results as far as a terminal is wide."""
-    rows = [[plain(cell) for cell in row[:6]] for row in table.rows]
-    return Table(table.header[:6], rows, f"{study.title}. Mean ± sd over seeds, {study.hardware}.")
+def _index(evidence: Evidence, files: Sequence[Path]) -> str:
+    """The first page: the answer, the verdicts, and the way to the studies."""
+    pages = {study.slug: f"studies/{file.name}" for study, file in zip(evidence.studies, files, strict=True)}
+    rows = answers.forest(evidence.claims, evidence.judgements)
+    own = evidence.published is not None
+    side = {} if own else evidence.side  # of the published report
+    times = to_target(evidence.studies, evidence.claims)
+    values = {
+        "title": TITLE,
+        "asked": ASKED,
+        "smoke": all(study.is_smoke for study in evidence.studies),
+        "lines": [] if own else _answer(evidence),
+        "forests": [] if rows.empty else [picture(figures.forest(rows, wide)) for wide in (True, False)],
+        "studies": sections.overview(evidence.studies, pages),
+        "groups": _groups(evidence, pages),
+        "profile": None if times.empty else picture(figures.profile(profile(times))),
+        "theory": sections.theory(side["theory"]) if "theory" in side else None,
+        "bench": sections.bench(side["bench"]) if "bench" in side else None,
+    }
+    return render("index.html", **values)
 
 
-def _where(judgement: Judgement) -> str:
-    """Scale, model and data set of a verdict, and the tables it rests on."""
-    words = [f"{judgement.study.scale}-scale: {judgement.study.setting}"] if judgement.study else []
-    tables = dict.fromkeys(finding.part.table for finding in judgement.findings if isinstance(finding.part, Check))
-    return " and ".join([*words, *(f"{table}.csv" for table in tables)]) or "-"
+def _answer(evidence: Evidence) -> list[str]:
+    """What was found in a few lines of Markdown, and when to use a method without the root and when to leave it."""
+    both = evidence.claims, evidence.judgements
+    words = render("answer.md", duels=answers.duels(*both), summaries=answers.summaries(*both))
+    return [" ".join(line.split()) for line in words.split("\n\n") if line.strip()]
 
 
-def _side_tables(*directories: Path | None) -> dict[str, pd.DataFrame]:
-    """`theory.csv` and `bench.csv` of the first folder that has them."""
-    found: dict[str, pd.DataFrame] = {}
-    for folder in [directory for directory in directories if directory]:
-        for name in MADE_BY:
-            if name not in found and (file := folder / f"{name}.csv").is_file():
-                found[name] = pd.read_csv(file)
-    return found
+def _groups(evidence: Evidence, pages: dict[str, str]) -> list[tuple[str, pd.DataFrame]]:
+    """Each question with the verdicts on its claims."""
+    groups = []
+    for question in evidence.claims.questions:
+        if these := answers.asked(question, evidence.judgements):
+            groups.append((question.title, answers.verdicts(these, pages)))
+    return groups
 
 
-def _verdicts(judgements: list[Judgement]) -> Table:
-    """The scorecard as far as a terminal is wide."""
-    rows = [[j.claim.id, _where(j), j.verdict] for j in judgements if j.counts]
-    return Table(["claim", "where", "verdict"], rows, "The numbers behind the verdicts are on the page.")
+def _told(study: Study, judgements: Sequence[Judgement], evidence: Evidence) -> list[tuple[str, pd.DataFrame]]:
+    """What a terminal shows of a study."""
+    rows = []
+    for arm in figures.in_order(study, evidence.claims):
+        test = t_interval(study.finished(arm, "test_acc"))
+        rows.append({"arm": label(arm), "n": str(test.n), "test acc. (%)": spread(test), "95% interval": bounds(test)})
+    told = [(f"{study.title}. Mean ± sd over seeds, {study.hardware}.", pd.DataFrame(rows))]
+    claims = [{"claim": one.claim.id, "asked": one.claim.short, "verdict": one.verdict} for one in judgements]
+    if claims:
+        told.append(("What this study decides; the numbers are on its page.", pd.DataFrame(claims)))
+    known = {(other.id, other.preset): other for other in evidence.published or []}  # presets may share a setting
+    return [*told, compare(study, known.get((study.id, study.preset)))]
 
 
-def _reading() -> list[Block]:
-    """How to read it."""
-    return [
-        Heading(2, "How to read this"),
-        Text(
-            "One seed fixes initialisation, order of the data and augmentation, so arms are compared at equal seeds. "
-            "That an arm is ahead is supported if the 95% t interval of the difference lies above zero, and refuted if "
-            "it lies below the margin; that it is not behind is supported if the interval lies above minus the margin, "
-            "and refuted if below; that two arms are equal is supported if the 90% interval lies within the margin, "
-            "and refuted if outside. What is neither is underpowered if a true difference as large as the margin would "
-            f"be seen in less than {POWER:.0%} of such studies, at the level that is left to its test, and else "
-            "inconclusive. All verdicts at one scale and on one data set are a family: each stands if its p is at most "
-            "5% after Holm's adjustment for the size of the family; the p before stands beside it. A claim has one "
-            "verdict there, that of the study with most pairs, among equals the weakest; what other settings say "
-            "stands beside it, each study adjusted by itself. An order is decided by an exact sign test, a share of "
-            "runs by its exact interval, and a table by its rows; a claim in several parts is as good as the weakest."
-        ),
-        Text(
-            "Diverged runs are counted beside every mean and enter none; no claim is supported for an arm that "
-            "diverged more often than its rival. Test accuracy is measured once, after the last epoch; searches see "
-            "validation data alone. Every verdict is conditional on the settings that were found for each arm: a "
-            "larger search, or another space, may find others."
-        ),
-    ]
+def _find(name: str, evidence: Evidence) -> Drawing | None:
+    """The drawing that is called `<slug of a study>-<name of its figure>`."""
+    for study in evidence.studies:
+        if name.startswith(f"{safe_name(study.slug)}-"):
+            return next(figures.draw(study, evidence.claims, name.removeprefix(f"{safe_name(study.slug)}-")), None)
+    return None
+
+
+def _refresh(file: Path, words: str) -> None:
+    parts = file.read_text(encoding="utf-8").split(MARK)
+    if len(parts) != 3:
+        raise ValueError(f"{file} must hold the line {MARK.strip()} twice, around what is to be refreshed")
+    file.write_text(MARK.join([parts[0], f"\n{words.strip()}\n\n", parts[2]]), encoding="utf-8")

@@ -6,7 +6,7 @@ successive halving the better ones come again with more epochs, and the finalist
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+# In what a search may differ from the runs that have its settings, beside data set, model and loss.
+SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
 FINALISTS = 3  # draws that are run again, with other seeds, before the winner is named
-ENDED = ("finished", "diverged", "failed")  # failed: as often as is allowed
+SETTLED = ("finished", "diverged", "failed")  # failed: as often as is allowed
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Search:
     def ranked(self, epochs: int) -> pd.DataFrame:
         """The draws that ended a run of that length, best first; a run that did not finish is below all that did."""
         first_seed = self.runs["seed"].iloc[0]
-        chosen = self.runs["epochs"].eq(epochs) & self.runs["seed"].eq(first_seed) & self.runs["status"].isin(ENDED)
+        chosen = self.runs["epochs"].eq(epochs) & self.runs["seed"].eq(first_seed) & self.runs["status"].isin(SETTLED)
         rows = self.runs[chosen]
         order = pd.DataFrame({"finished": rows["status"] == "finished", "score": scores(rows), "draw": rows["draw"]})
         return rows.loc[order.sort_values(["finished", "score", "draw"], ascending=[False, False, True]).index]
@@ -58,7 +60,7 @@ class Search:
 
     def confirmations(self, draw: int) -> pd.DataFrame:
         """A finalist's runs with other seeds than the one that chose it."""
-        again = self.runs["seed"].ne(self.runs["seed"].iloc[0]) & self.runs["status"].isin(ENDED)
+        again = self.runs["seed"].ne(self.runs["seed"].iloc[0]) & self.runs["status"].isin(SETTLED)
         return self.runs[self.runs["draw"].eq(draw) & self.runs["epochs"].eq(self.epochs) & again]
 
     @cached_property
@@ -94,6 +96,27 @@ def best_of(values: Sequence[float] | np.ndarray, k: int) -> float:
         return float("nan")
     # the i-th smallest is the best of those choices that take the other k - 1 from the i below it (i from 0)
     return float(sum(value * (comb(i, k - 1) / comb(n, k)) for i, value in enumerate(ordered)))
+
+
+def chance_ahead(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, k: int) -> float:
+    """The chance that the best of k of the draws `a` is above the best of k of `b`, ties shared; NaN for k > n."""
+    if not 1 <= k <= min(len(a), len(b)):
+        return float("nan")
+    (best_a, chance_a), (best_b, chance_b) = (
+        (np.sort(np.asarray(values, dtype=float)), [comb(i, k - 1) / comb(len(values), k) for i in range(len(values))])
+        for values in (a, b)
+    )
+    ahead = (np.sign(best_a[:, None] - best_b) + 1) / 2
+    return float(np.asarray(chance_a) @ ahead @ np.asarray(chance_b))
+
+
+def other_draws(search: Search, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """What a search would have found had it drawn others: points of validation accuracy below the best that it found.
+
+    Its draws are drawn again with replacement, `repeats` times; of each sample the best by its first seed is taken.
+    """
+    found = 100 * scores(search.draws).to_numpy()
+    return found[rng.integers(found.size, size=(repeats, found.size))].max(axis=1) - found.max()
 
 
 def search_name(dataset: str, model: str, optimizer: str, loss: str) -> str:
@@ -138,6 +161,24 @@ def behind(searches: Sequence[Search], run: dict[str, Any]) -> tuple[str, str, S
             own = model == run["model"], optimizer == run["optimizer"]
             fitting.append((*own, search.epochs == run["epochs"], len(search.draws), model, optimizer, search))
     return max(fitting, key=lambda found: found[:4])[4:] if fitting else None
+
+
+def elsewhere(
+    arm: str, run: Mapping[str, Any], model: str, owner: str, search: Search, known: pd.DataFrame
+) -> list[str]:
+    """Whose the search behind an arm's settings was, if another's, and in what its runs differed from the arm's."""
+    optimizer, *own = arm.split()
+    notes = [f"{owner}'s"] if owner != optimizer else []
+    notes += [f"on {model}"] if model != run["model"] else []
+    winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
+    its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
+    its |= {key: winner.iloc[0][key] for key in SETTING if len(winner) and key in known}
+    for key, value in its.items():
+        here = run.get(key)  # the searches may have columns that these runs lack
+        if value != here and not (pd.isna(value) and pd.isna(here)):
+            shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
+            notes.append(f"at {key.rpartition('.')[2].replace('_', ' ')} {shown}")
+    return notes + [f"without {word.removeprefix('optimizer.')}" for word in own]
 
 
 def _value(run: dict[str, Any], key: str) -> Any:

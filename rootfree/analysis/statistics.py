@@ -1,32 +1,36 @@
-"""What paired runs say: t intervals, the tests a claim can ask for, and what testing many claims at once costs.
+"""What paired runs say on a claim, as a rule in five sentences.
 
-One seed fixes initialisation, order and augmentation together, so runs of two arms at the same seed form a pair, and
-every test looks at the differences of the pairs. They are oriented so that positive speaks for the claim. Margin m:
+1. One seed fixes initialisation, order and augmentation together, so two arms are compared by the mean difference of
+   their runs at equal seeds, with its t interval, turned so that positive speaks for the claim.
+2. The interval lies wholly above the bound that a part asks about, wholly below it, or across it (size): an arm that is
+   to be ahead is held against its margin, one that is not to be behind against minus the margin, and two that are to be
+   equal against both; the same interval against zero tells who is ahead (direction).
+3. A claim is supported by the largest p of its parts, and refuted by the smallest times their number.
+4. The claims that are tested at one scale and on one data set share one step of Holm; the same runs enter it once, and
+   what cannot be decided at its n does not enter it.
+5. What is neither supported nor refuted at 5% is undecided, and says why.
 
-    superiority     supported if the 95% interval lies above 0; refuted if below m: what would matter is ruled out
-    noninferiority  supported if the 95% interval lies above -m; refuted if below -m
-    equivalence     supported if the 90% interval lies within (-m, m), two one-sided tests at 5%; refuted if outside
-    ordering        an exact sign test over the pairs that one arm wins: supported, or refuted, if p <= 5%
-    count           the exact 95% interval of a share of runs lies beyond m: supported; on the wrong side: refuted
-
-What is neither is `underpowered` if these pairs could not have shown a difference as small as the margin (see
-`detectable`), and `inconclusive` otherwise. Each outcome has the p of the hypothesis that its verdict rejects, at most
-5% where the interval decides; `holm` adjusts the p of a family, and what a test could have shown depends on the level
-that this leaves it: its `alpha`. No bootstrap: resampling fewer than ten seeds covers too little.
+Intervals are 95% ones, with two-sided p; equivalence is two one-sided tests at 5%, and has a 90% interval. A share of
+runs has its exact interval. No bootstrap of seeds: fewer than ten of them cover too little.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, inf, log, nan
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 # what scipy.stats is made of, without that module's slow import
-from scipy.special import bdtr, bdtrc, betaincinv, stdtr, stdtrit
+from scipy.special import bdtr, bdtrc, betaincinv, chdtri, nctdtr, ndtr, stdtr, stdtrit
 
-Verdict = Literal["supported", "inconclusive", "underpowered", "no data", "premise not met", "refuted"]
+Verdict = Literal["supported", "refuted", "undecided", "premise not met", "no data"]
+Direction = Literal["ahead", "behind", "not resolved"]
+Size = Literal["larger", "smaller", "unclear"]
 Values = Sequence[float] | np.ndarray
-POWER = 0.8
 ALPHA = 0.05
+POWER = 0.8  # with which so many seeds would decide
+MOST = 1000  # seeds that are worth counting
 
 
 class Interval(NamedTuple):
@@ -39,29 +43,42 @@ class Interval(NamedTuple):
     high: float
 
 
-class Outcome(NamedTuple):
-    """What a test found.
+@dataclass(frozen=True)
+class Outcome:
+    """What a test reads off the number line.
 
     Attributes:
-        verdict: what it says by itself.
-        interval: what the verdict rests on.
-        detectable: the smallest difference, or share, that so many pairs could show.
-        p: of the hypothesis that the verdict rejects; where it is undecided, the smaller p of the two it might reject.
-        undecided: the verdict where p, once adjusted, no longer decides.
+        direction: the interval against zero; that of a share against the margin.
+        size: the interval against the bound that is asked about; for equivalence, the difference against the margin.
+        support: p of the hypothesis that support rejects; 1 where nothing was tested.
+        refute: p of the hypothesis that refutation rejects.
+        best: the smallest `support` and `refute` that so many runs could give.
     """
 
-    verdict: Verdict
-    interval: Interval
-    detectable: float
-    p: float
-    undecided: Verdict
+    n: int
+    estimate: float = nan
+    sd: float = nan
+    low: float = nan
+    high: float = nan
+    direction: Direction = "not resolved"
+    size: Size = "unclear"
+    support: float = 1.0
+    refute: float = 1.0
+    best: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says by itself, as if nothing else had been tested."""
+        if not self.n:
+            return "no data"
+        return "supported" if self.support <= ALPHA else "refuted" if self.refute <= ALPHA else "undecided"
 
 
 def t_interval(values: Values, level: float = 0.95) -> Interval:
     """The mean of independent values with its two-sided t interval."""
     data = np.asarray(values, dtype=float)
     if data.size < 2:
-        return Interval(data.size, float(data[0]) if data.size else np.nan, np.nan, -np.inf, np.inf)
+        return Interval(data.size, float(data[0]) if data.size else nan, nan, -inf, inf)
     mean, sd = float(data.mean()), float(data.std(ddof=1))
     half = float(stdtrit(data.size - 1, 0.5 + level / 2)) * sd / data.size**0.5
     return Interval(data.size, mean, sd, mean - half, mean + half)
@@ -72,90 +89,59 @@ def share_interval(events: int, n: int, level: float = 0.95) -> Interval:
     tail = (1 - level) / 2
     low = float(betaincinv(events, n - events + 1, tail)) if events else 0.0
     high = float(betaincinv(events + 1, n - events, 1 - tail)) if events < n else 1.0
-    return Interval(n, events / n if n else np.nan, np.nan, low, high)
+    return Interval(n, events / n if n else nan, nan, low, high)
 
 
-def detectable(values: Values, alpha: float, beta: float) -> float:
-    """The true difference that a one-sided test at `alpha` misses with probability `beta`, given this spread."""
-    data = np.asarray(values, dtype=float)
-    if data.size < 2:
-        return np.inf
-    quantiles = stdtrit(data.size - 1, 1 - alpha) + stdtrit(data.size - 1, 1 - beta)
-    return float(quantiles * data.std(ddof=1) / data.size**0.5)
-
-
-def superiority(differences: Values, margin: float, alpha: float = ALPHA) -> Outcome:
-    """Is the difference above zero? Refuted where it is surely below the margin; margin 0 asks for the sign alone."""
+def superiority(differences: Values, margin: float) -> Outcome:
+    """Is the difference larger than the margin? Margin 0 asks for the sign alone."""
     interval = t_interval(differences)
-    refuted = interval.high < margin
-    p_above, p_below = 2 * _p_above(interval, 0), 2 * _p_below(interval, margin)
-    limit = _limit(differences, alpha)
-    return _outcome(interval, interval.low > 0 and not refuted, refuted, p_above, p_below, limit, margin)
+    return _outcome(interval, 2 * _p_above(interval, margin), 2 * _p_above(interval, margin, -1))
 
 
-def noninferiority(differences: Values, margin: float, alpha: float = ALPHA) -> Outcome:
-    """Is the difference above minus the margin?"""
-    interval = t_interval(differences)
-    p_above, p_below = 2 * _p_above(interval, -margin), 2 * _p_below(interval, -margin)
-    limit = _limit(differences, alpha)
-    return _outcome(interval, interval.low > -margin, interval.high < -margin, p_above, p_below, limit, margin)
+def noninferiority(differences: Values, margin: float) -> Outcome:
+    """Is the difference larger than minus the margin?"""
+    return superiority(differences, -margin)
 
 
-def equivalence(differences: Values, margin: float, alpha: float = ALPHA) -> Outcome:
-    """Is the difference within the margin on both sides?"""
+def equivalence(differences: Values, margin: float) -> Outcome:
+    """Is the difference smaller than the margin on both sides?"""
     interval = t_interval(differences, level=0.90)
-    limit = detectable(differences, alpha, beta=(1 - POWER) / 2)  # both sides must succeed
-    inside = -margin < interval.low and interval.high < margin
-    outside = interval.low > margin or interval.high < -margin
-    p_inside = max(_p_above(interval, -margin), _p_below(interval, margin))
-    p_outside = min(_p_above(interval, margin), _p_below(interval, -margin))
-    return _outcome(interval, inside, outside, p_inside, p_outside, limit, margin)
+    inside = max(_p_above(interval, -margin), _p_above(interval, margin, -1))
+    outside = min(_p_above(interval, margin), _p_above(interval, -margin, -1))
+    return _outcome(interval, inside, outside, sizes=("smaller", "larger"))
 
 
-TESTS: dict[str, Callable[..., Outcome]] = {
+TESTS: dict[str, Callable[[Values, float], Outcome]] = {
     "superiority": superiority,
     "noninferiority": noninferiority,
     "equivalence": equivalence,
 }
 
 
-def ordering(wins: int, losses: int, margin: float, alpha: float = ALPHA) -> Outcome:
-    """Does one arm win more pairs than it loses? `margin` is the share of wins that would matter, above 1/2.
-
-    Ties are left out, as in every sign test. The interval is that of the share of wins.
-    """
-    n = wins + losses
-    p_more = min(1.0, 2 * float(bdtrc(wins - 1, n, 0.5))) if wins else 1.0
-    p_fewer = min(1.0, 2 * float(bdtr(wins, n, 0.5))) if n else 1.0
-    enough = next((k for k in range(n + 1) if k and 2 * bdtrc(k - 1, n, 0.5) <= alpha), None)
-    limit = np.inf if enough is None else float(betaincinv(enough, n - enough + 1, POWER))
-    supported, refuted = p_more <= ALPHA and wins > losses, p_fewer <= ALPHA and wins < losses
-    return _outcome(share_interval(wins, n), supported, refuted, p_more, p_fewer, limit, margin)
-
-
-def count(events: int, n: int, margin: float, above: bool, alpha: float = ALPHA) -> Outcome:
-    """Is the share of runs with an event above, or else below, the margin? `detectable`: what all or none of n show."""
+def share(events: int, n: int, margin: float, above: bool) -> Outcome:
+    """Is the share of runs with an event above the margin, or else below it?"""
+    over = min(1.0, 2 * float(bdtrc(events - 1, n, margin))) if events else 1.0
+    under = min(1.0, 2 * float(bdtr(events, n, margin))) if n else 1.0
+    all_of_them, none = 2 * margin**n, 2 * (1 - margin) ** n
     interval = share_interval(events, n)
-    p_above = min(1.0, 2 * float(bdtrc(events - 1, n, margin))) if events else 1.0
-    p_below = min(1.0, 2 * float(bdtr(events, n, margin))) if n else 1.0
-    over, under = interval.low > margin, interval.high < margin
     if above:
-        extreme = share_interval(n, n, 1 - alpha).low
-        return _outcome(interval, over, under, p_above, p_below, extreme, margin, blind=extreme <= margin)
-    extreme = share_interval(0, n, 1 - alpha).high
-    return _outcome(interval, under, over, p_below, p_above, extreme, margin)
+        return _outcome(interval, over, under, best=(all_of_them, none))
+    return _outcome(interval, under, over, sizes=("smaller", "larger"), best=(none, all_of_them))
+
+
+def fewest(margin: float) -> int:
+    """The number of runs from which on all of them, and none of them, tell a share from the margin."""
+    return ceil(log(ALPHA / 2) / log(max(margin, 1 - margin)))
 
 
 def exact(agreeing: int, n: int, measured: bool = False) -> Outcome:
-    """Do all rows agree with what is stated? Nothing is estimated, so there is no p.
+    """Do all rows agree with what is stated? Nothing is estimated: p is 0 or 1.
 
     One row that does not refutes; where rows are measurements of their own, such as times, only all of them do.
     """
-    share = agreeing / n if n else np.nan
-    verdict: Verdict = "no data"
-    if n:
-        verdict = "supported" if agreeing == n else "inconclusive" if agreeing and measured else "refuted"
-    return Outcome(verdict, Interval(n, share, np.nan, -np.inf, np.inf), np.nan, np.nan, verdict)
+    support = float(not n or agreeing < n)
+    refute = float(not support or not n or (measured and agreeing > 0))
+    return Outcome(n, agreeing / n if n else nan, support=support, refute=refute, best=(support, refute))
 
 
 def holm(p_values: Values) -> tuple[np.ndarray, np.ndarray]:
@@ -167,26 +153,49 @@ def holm(p_values: Values) -> tuple[np.ndarray, np.ndarray]:
     tested = np.flatnonzero(~np.isnan(p))
     ranked = tested[np.argsort(p[tested], kind="stable")]
     factors = np.arange(ranked.size, 0, -1)
-    adjusted, levels = np.full(p.shape, np.nan), np.full(p.shape, np.nan)
+    adjusted, levels = np.full(p.shape, nan), np.full(p.shape, nan)
     adjusted[ranked] = np.minimum(1, np.maximum.accumulate(p[ranked] * factors))
     levels[ranked] = ALPHA / factors
     return adjusted, levels
 
 
-def _limit(differences: Values, alpha: float) -> float:
-    return detectable(differences, alpha / 2, beta=1 - POWER)
+def seeds_needed(kind: str, mean: float, sd: float, margin: float, level: float = ALPHA) -> int | None:
+    """The pairs with which a test would decide, one way or the other, with a chance of `POWER`.
+
+    Args:
+        kind: one of `TESTS`.
+        mean: of the differences, taken for the true one.
+        sd: of the differences, taken for the true one.
+        margin: of the test.
+        level: at which the test is made, of both sides together.
+
+    Returns:
+        At least 2, or None for more than `MOST`.
+    """
+    n = np.arange(2, MOST + 1)
+    root = np.sqrt(n) / sd if sd else np.full(n.size, inf)
+    if kind == "equivalence":
+        half = stdtrit(n - 1, 1 - level)
+        bound = abs(mean) - margin
+    else:
+        half = stdtrit(n - 1, 1 - level / 2)
+        bound = mean - (margin if kind == "superiority" else -margin)
+    if kind == "equivalence" and bound < 0:
+        # both tests must succeed, and they share the estimated spread: the mean over its distribution, by quantiles
+        spread = np.sqrt(chdtri(n[:, None] - 1, (np.arange(100) + 0.5) / 100) / (n[:, None] - 1)) * half[:, None]
+        power = np.maximum(ndtr((margin - mean) * root[:, None] - spread)
+                           - ndtr(spread - (margin + mean) * root[:, None]), 0).mean(axis=1)  # fmt: skip
+    elif sd == 0:
+        power = np.full(n.size, float(bound != 0))
+    else:
+        power = 1 - nctdtr(n - 1, abs(bound) * root, half)
+    enough = np.flatnonzero(power >= POWER)
+    return int(n[enough[0]]) if enough.size else None
 
 
-def _p_above(interval: Interval, bound: float) -> float:
-    """One-sided p of the hypothesis that the mean is at most the bound; 1 for fewer than two values."""
-    return _p(interval, interval.mean - bound)
-
-
-def _p_below(interval: Interval, bound: float) -> float:
-    return _p(interval, bound - interval.mean)
-
-
-def _p(interval: Interval, distance: float) -> float:
+def _p_above(interval: Interval, bound: float, sign: int = 1) -> float:
+    """One-sided p of the hypothesis that the mean is at most the bound (-1: at least); 1 for fewer than two values."""
+    distance = sign * (interval.mean - bound)
     if interval.n < 2:
         return 1.0
     if interval.sd == 0:  # every pair says the same
@@ -196,17 +205,16 @@ def _p(interval: Interval, distance: float) -> float:
 
 def _outcome(
     interval: Interval,
-    supported: bool,
-    refuted: bool,
-    p_support: float,
-    p_refute: float,
-    limit: float,
-    margin: float,
-    blind: bool | None = None,
+    support: float,
+    refute: float,
+    sizes: tuple[Size, Size] = ("larger", "smaller"),
+    best: tuple[float, float] | None = None,
 ) -> Outcome:
-    undecided: Verdict = "underpowered" if (limit > margin if blind is None else blind) else "inconclusive"
-    if interval.n == 0:
-        return Outcome("no data", interval, limit, np.nan, "no data")
-    p = p_support if supported else p_refute if refuted else min(p_support, p_refute)
-    verdict: Verdict = "supported" if supported else "refuted" if refuted else undecided
-    return Outcome(verdict, interval, limit, min(1.0, p), undecided)
+    """An outcome, whose size has the first of the two names where it is supported, and the second where refuted."""
+    n, mean, sd, low, high = interval
+    yes, no = support <= ALPHA, refute <= ALPHA
+    ahead, behind = (yes, no) if best else (low > 0, high < 0)
+    direction: Direction = "ahead" if ahead else "behind" if behind else "not resolved"
+    size: Size = sizes[0] if yes else sizes[1] if no else "unclear"
+    least = best or ((0.0, 0.0) if n > 1 else (1.0, 1.0))
+    return Outcome(n, mean, sd, low, high, direction, size, min(1.0, support), min(1.0, refute), least)

@@ -1,29 +1,47 @@
-"""How figures look: one colour per optimizer everywhere, dashes without the root, text that a page can recolour.
+"""How figures look: an optimizer has one colour in every report, dashes without the root, text that a page recolours.
 
-Text in an SVG stays text. What is not data is drawn in `INK`, so that a page can put its own text colour there and show
-the figure in the dark.
+What is not data is drawn in `INK`, so that a page can put its own text colour there and show the figure in the dark.
+Names are shown as they are: nothing in them is mathematics.
 """
 
+import base64
+import colorsys
+import io
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from rootfree.analysis.tables import Study
 
 INK = "#24292f"
-# Okabe and Ito's colours, with grey for black and without yellow (they vanish on some page), and four more.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#7B5EA7", "#8C510A", "#999933"]
-COLORS += ["#B03A5B"]
+GREY = "#8C8C8C"
+# Okabe and Ito's colours and four more. What begins with one of these names has its colour, paler.
+COLORS = {
+    "rf_rmsprop": "#0072B2",
+    "rf_rmsprop_rooted": "#009E73",
+    "rf_rmsprop_placebo": "#56B4E9",
+    "rmsprop": "#44AA99",
+    "sgd": "#5B5B5B",
+    "adamw": "#D55E00",
+    "rf_adamw": "#CC79A7",
+    "sign_momentum": "#999933",
+    "shampoo": "#7B5EA7",
+    "shampoo_grafted": "#B39DDB",
+    "if_shampoo": "#E69F00",
+    "rf_shampoo": "#8C510A",
+}
 MARKERS = "osD^vP"
 WIDTH = 4.3  # inches: one panel is narrow enough to be read on a phone
+HEAVY = 120_000  # bytes of an SVG above which a PNG is smaller and as readable
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(
         ["text.color", "axes.labelcolor", "axes.edgecolor", "grid.color", "xtick.color", "ytick.color"], INK
@@ -37,7 +55,9 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "font.sans-serif": ["DejaVu Sans"],  # every text of an SVG repeats the whole list
-    "svg.hashsalt": "rootfree",
+    "text.parse_math": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
 }
 
 
@@ -62,38 +82,36 @@ class Drawing(NamedTuple):
     caption: str
 
 
-def looks(studies: Sequence[Study]) -> dict[str, Look]:
-    """A look for each arm of a report."""
-    arms: dict[str, dict[str, bool]] = {}  # optimizer -> arm -> whether it is root-free
-    beside: dict[str, Counter[str]] = {}  # optimizer -> those of its studies, and the pairs of runs
-    sizes: Counter[str] = Counter()
-    for study in studies:
-        here: Counter[str] = Counter()
-        for arm in study.arms:
-            arms.setdefault(arm.split()[0], {})[arm] = study.root_free(arm)
-            here[arm.split()[0]] += study.size(arm)
-        sizes += here
-        for optimizer, runs in here.items():
-            beside.setdefault(optimizer, Counter()).update({other: min(runs, here[other]) for other in here})
-    found = {}
-    places: dict[str, int] = {}  # optimizer -> place of its colour
-    # those with most runs choose first, a colour that is not in their figures, or with as few runs as may be
-    for optimizer in sorted(arms, key=lambda name: (-sizes[name], name)):
-        members = arms[optimizer]
-        used, seen = Counter(places.values()), [0] * len(COLORS)
-        for other, place in places.items():
-            seen[place] += beside[optimizer][other]
-        color = min(range(len(COLORS)), key=lambda place: (seen[place], used[place], place))
-        turn, places[optimizer] = used[color], color
-        pale = np.linspace(0, 0.6, len(members)) if len(members) > 1 else [0.0]
-        for number, ((arm, free), white) in enumerate(zip(sorted(members.items()), pale, strict=True)):
-            mixed = to_hex(np.array(to_rgb(COLORS[color])) * (1 - white) + white)
-            found[arm] = Look(mixed, MARKERS[(turn + number) % len(MARKERS)], "--" if free else "-")
+def color_of(optimizer: str) -> str:
+    """The colour of an optimizer, wherever it is drawn: that of its family, or one that its name alone decides."""
+    share = crc32(optimizer.encode()) / 2**32
+    families = [name for name in COLORS if optimizer == name or optimizer.startswith(f"{name}_")]
+    if not families:
+        return to_hex(colorsys.hls_to_rgb(share, 0.42, 0.6))
+    family = max(families, key=len)
+    return COLORS[family].lower() if optimizer == family else _paler(COLORS[family], 0.25 + 0.3 * share)
+
+
+def looks(study: Study) -> dict[str, Look]:
+    """A look for each arm of a study."""
+    found: dict[str, Look] = {}
+    members: dict[str, list[str]] = {}
+    for arm in study.arms:
+        members.setdefault(arm.split()[0], []).append(arm)
+    for turn, (optimizer, arms) in enumerate(members.items()):
+        for number, (arm, white) in enumerate(zip(arms, np.linspace(0, 0.6, max(len(arms), 2)), strict=False)):
+            dashes = "--" if study.root_free(arm) else "-"
+            found[arm] = Look(_paler(color_of(optimizer), white), MARKERS[(turn + number) % len(MARKERS)], dashes)
     return found
 
 
+def _paler(color: str, white: float) -> str:
+    red, green, blue = (part * (1 - white) + white for part in to_rgb(color))
+    return to_hex((red, green, blue))
+
+
 def label(arm: str) -> str:
-    """An arm's name as far as a figure has room."""
+    """An arm's name as far as a figure or a terminal has room."""
     words = []
     for word in arm.split():
         key, _, value = word.removeprefix("optimizer.").partition("=")
@@ -115,32 +133,53 @@ def title(figure: Figure, text: str) -> None:
     figure.suptitle(fill(text, 62), x=0.01, ha="left", fontsize=9)  # as wide as the figure
 
 
-def legend(figure: Figure, axes: Any) -> None:
-    """A legend below the panel, in two columns where they fit, and the figure as much taller."""
+def logarithmic(axis: Any, base: int = 10) -> None:
+    """Make an axis logarithmic, with plain numbers at its ticks."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(base, numticks=6))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def finish(figure: Figure, axes: Any, over: str, x: str, y: str = "") -> Figure:
+    """Name the axes and the figure; where curves have labels, a legend below them, and the figure as much taller."""
+    axes.set(xlabel=x, ylabel=y)
+    title(figure, over)
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels), default=0) <= 25 else 1
-    labels = [fill(text, 60) for text in labels]  # as wide as the figure
-    lines = sum(text.count("\n") + 1 for text in labels)
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-lines // columns))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=8, columnspacing=1, handlelength=2.2
-    )
+    if labels:
+        columns = 2 if max(map(len, labels)) <= 25 else 1
+        labels = [fill(text, 60) for text in labels]  # as wide as the figure
+        lines = sum(text.count("\n") + 1 for text in labels)
+        figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-lines // columns))
+        shape = {"ncols": columns, "fontsize": 8, "columnspacing": 1, "handlelength": 2.2}
+        figure.legend(handles, labels, loc="outside lower center", **shape)
+    return figure
 
 
-def save(figure: Figure, stem: Path) -> str:
-    """Write `stem.png` and `stem.svg` with bytes that depend on nothing but the data; return the SVG's text."""
+def inline(drawing: Drawing, place: str = "") -> str:
+    """The figure as an element of a page: an SVG in the page's text colour, or a PNG where that is smaller.
+
+    Args:
+        drawing: The figure.
+        place: What tells it from figures of the same name on one page.
+    """
+    # names of clip paths and markers are hashes of this salt and coordinates: no two figures of a page share one
+    with mpl.rc_context(STYLE | {"svg.hashsalt": f"{place}{drawing.name}"}):
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        FigureCanvasSVG(drawing.figure).print_svg(buffer, metadata=nothing)  # `savefig` would draw it twice
+        text = buffer.getvalue()
+        if len(text) > HEAVY:
+            picture = io.BytesIO()
+            drawing.figure.savefig(picture, format="png", dpi=160, facecolor="white")
+            return f'<img alt="" src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">'
+    # a hundredth of a point is more than anyone sees; names of groups and indents are a third of a file
+    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text[text.index("<svg") :])
+    text = re.sub(r'(?<=<g) id="[^"]*"|\n\s*(?=<)', "", text)
+    return text.replace(INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
+
+
+def save_png(drawing: Drawing, file: Path) -> None:
+    """Write the figure as a PNG whose bytes depend on nothing but the data."""
     with mpl.rc_context(STYLE):
-        figure.savefig(stem.with_suffix(".png"), dpi=160, facecolor="white", metadata={"Software": None})
-        figure.set_layout_engine("none")  # found for the one, kept for the other
-        figure.savefig(stem.with_suffix(".svg"), transparent=True, metadata={"Date": None, "Creator": None})
-    # a hundredth of a point is more than anyone sees; matplotlib names clip paths and markers by a hash of coordinates,
-    # whose last bit is the processor's own
-    text = re.sub(
-        r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", stem.with_suffix(".svg").read_text(encoding="utf-8")
-    )
-    # nor are the names of groups, the indents and the metadata of any use, and they are a third of a file
-    text = re.sub(r"\n\s+", "\n", re.sub(r'<metadata>.*?</metadata>|(?<=<g) id="[^"]*"', "", text, flags=re.S))
-    for place, name in enumerate(dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', text))):
-        text = re.sub(rf"\b{name}\b", f"{name[0]}{place}", text)
-    stem.with_suffix(".svg").write_text(text, encoding="utf-8")
-    return text
+        drawing.figure.savefig(file, dpi=160, facecolor="white", metadata={"Software": None})

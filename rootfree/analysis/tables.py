@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.collect import IDENTITY, check_schema
-from rootfree.analysis.searches import Search, behind
+from rootfree.analysis.searches import Search, behind, elsewhere
+from rootfree.analysis.tuned import retired, settings
 
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
-TEXT = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
-TEXT.remove("seed")
-# In what a search may differ from the runs that have its settings, beside data set, model and loss.
-SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
+NAMES = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
+NAMES.remove("seed")
 
 
 def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -27,7 +26,7 @@ def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         path = directory / name
         if not path.is_file():
             raise ValueError(f"{path} does not exist: collect runs into {directory} first")
-        types = dict.fromkeys(TEXT if name == "runs.csv" else ["run_id"], "str")
+        types = dict.fromkeys(NAMES if name == "runs.csv" else ["run_id"], "str")
         table = pd.read_csv(path, dtype=types, low_memory=False)
         accuracies = [column for column in table if column.endswith("_acc")]
         tables.append(table.assign(**{column: table[column].astype(float) * 100 for column in accuracies}))
@@ -41,8 +40,9 @@ class Study:
 
     runs: pd.DataFrame
     curves: pd.DataFrame
-    budgets: dict[str, str]  # arm -> runs of the search behind its settings, and in what it differed
-    left_out: dict[str, int]  # arm -> runs with settings that a later run replaced
+    budgets: dict[str, str] = field(default_factory=dict)  # arm -> runs of the search behind it, and its differences
+    retired: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with settings that stand for their arms no more
+    outdated: bool = False  # whether its own runs are such, for lack of others: it decides no claim
     searches: dict[str, Search] = field(default_factory=dict)  # arm -> the search in this setting that found its own
     detail: str = ""  # what tells it from a study that is otherwise called the same
 
@@ -62,6 +62,11 @@ class Study:
         return next(iter(sorted(self.runs["scale"].dropna().unique())), None)
 
     @property
+    def left_out(self) -> dict[str, int]:
+        """How many runs of each arm have retired settings."""
+        return {} if self.retired.empty else {str(arm): len(runs) for arm, runs in self.retired.groupby("arm")}
+
+    @property
     def id(self) -> str:
         """The hash that all runs share."""
         return str(self.runs["study"].iloc[0])
@@ -71,18 +76,18 @@ class Study:
         """Whether these runs only show that the machinery works."""
         return self.scale == "smoke" or bool((self.runs["purpose"] == "smoke").all())
 
-    @property
+    @cached_property
     def setting(self) -> str:
         """Model, data set and length in words."""
         first = self.runs.iloc[0]
         return f"{first['model']} on {first['dataset']}, {first['epochs']} epochs{self.detail}"
 
-    @property
+    @cached_property
     def title(self) -> str:
         """Where these runs belong, in words; not unique: studies may differ in loss, schedule or data settings."""
         return f"{self.preset or 'ad hoc'}{f' {self.scale}' if self.scale else ''}: {self.setting}"
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """A unique name for files and anchors."""
         first = self.runs.iloc[0]
@@ -104,11 +109,14 @@ class Study:
         for option in choice.split(" | "):
             if option in self._members:
                 return option
-            first = self.runs.drop_duplicates("arm")
-            fitting = first.loc[fits(first, option), "arm"].tolist() if " " in option else []
+            fitting = self._first.loc[fits(self._first, option), "arm"].tolist() if " " in option else []
             if fitting:
                 return max(fitting, key=self.validated)
         return choice
+
+    def settings(self, arm: str) -> dict[str, Any]:
+        """The row of an arm's first run: its settings are those of all."""
+        return {str(column): cell for column, cell in self._members[arm].iloc[0].items()}
 
     def root_free(self, arm: str) -> bool:
         """Whether an arm divides by no root: by the name of its class or its yaml, and not by an exponent up to 1/2."""
@@ -128,7 +136,7 @@ class Study:
 
     def column(self, arm: str, name: str) -> pd.Series:
         """A column of an arm's runs, by seed; empty cells where there is no such column."""
-        rows = self._members.get(arm, self.runs.iloc[:0])
+        rows = self._members[arm] if arm in self._members else self.runs.iloc[:0]
         cells = rows[name].to_numpy() if name in rows else np.full(len(rows), np.nan)
         return pd.Series(cells, index=pd.Index(rows["seed"], name="seed"), name=name)
 
@@ -145,8 +153,14 @@ class Study:
         return len(self._members[arm]) if arm in self._members else 0
 
     @cached_property
+    def _first(self) -> pd.DataFrame:
+        return self.runs.drop_duplicates("arm")
+
+    @cached_property
     def _members(self) -> dict[str, pd.DataFrame]:
-        return {str(arm): rows for arm, rows in self.runs.groupby("arm")}
+        return {
+            str(arm): rows for arm, rows in self.runs.copy().groupby("arm")
+        }  # in one block per type: slices are cheap
 
     def validated(self, arm: str) -> float:
         """An arm's mean validation accuracy, a run that diverged counting as 0."""
@@ -174,6 +188,7 @@ def studies(
     searches: pd.DataFrame | None = None,
     tables: Sequence[Search] = (),
     wanted: Mapping[str, Sequence[str]] = {},
+    root: Path | None = None,
 ) -> list[Study]:
     """Group runs into studies. Searches count as tuning budget only, smoke runs only where there is nothing else.
 
@@ -183,60 +198,40 @@ def studies(
         searches: Rows of another `runs.csv` whose searches count, too: what a reproduction builds on.
         tables: The tables of searches.
         wanted: Arms that a preset's study has even where another preset asked for those runs first.
+        root: Folder of `configs` and `experiments`, which say what settings stand for an arm today. Where they do not,
+            or there is none, those of the run that ended last do.
     """
     known = runs if searches is None else pd.concat([runs, searches]).drop_duplicates("run_id")
     searched = known[known["purpose"] == "search"].groupby(["dataset", "model", "optimizer"]).size().to_dict()
     results = runs[runs["purpose"] != "search"]
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
-    results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=_settings(results))
+    results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=settings(results))
+    results = results.assign(retired=retired(results, root)).copy()  # in one block per type: slices are cheap
     made = []
     for _, alike in results.groupby("study", sort=True):
         for (preset, _), group in alike.groupby(["preset", "scale"], sort=True, dropna=False):
-            others = alike[~alike["run_id"].isin(group["run_id"])]
-            current = _current(group)
-            counts = group["arm"].value_counts() - current["arm"].value_counts()
-            current = _with_borrowed(current, others, wanted.get(preset, ()))
-            arms = sorted(current["arm"].unique())
-            settings = {str(arm): rows.iloc[0].to_dict() for arm, rows in current.groupby("arm")}
-            tuned = {arm: found for arm in arms if (found := behind(tables, settings[arm]))}
-            first = current.iloc[0]
-            spent = {arm: searched.get((first["dataset"], first["model"], arm), 0) for arm in arms}
-            budgets = {arm: str(runs) for arm, runs in spent.items() if runs}
-            notes = {arm: _elsewhere(arm, settings[arm], *found, known) for arm, found in tuned.items()}
-            for arm, (*_, search) in tuned.items():
-                told = f" ({', '.join(notes[arm])})" if notes[arm] else ""
-                budgets[arm] = f"{max(spent[arm], len(search.runs))}{told}"  # the runs of a search may be unpublished
-            made.append(
-                Study(
-                    runs=current,
-                    curves=curves.merge(current[["run_id", "arm", "status"]], on="run_id"),
-                    budgets=budgets,
-                    left_out={str(arm): int(count) for arm, count in sorted(counts.items()) if count},
-                    searches={arm: search for arm, (*_, search) in tuned.items() if not notes[arm]},
-                )
-            )
+            others = alike[~alike["run_id"].isin(group["run_id"]) & ~alike["retired"]]
+            outdated = bool(group["retired"].all())
+            own = _current(group if outdated else group[~group["retired"]])
+            current = _with_borrowed(own, others, wanted.get(preset, ()))
+            budgets: dict[str, str] = {}
+            found: dict[str, Search] = {}
+            for arm, rows in current.groupby("arm"):
+                name, run = str(arm), rows.iloc[0].to_dict()
+                spent, notes = searched.get((run["dataset"], run["model"], name), 0), []
+                if tuned := behind(tables, run):
+                    spent = max(spent, len(tuned[-1].runs))  # the runs of a search may be unpublished
+                    notes = elsewhere(name, run, *tuned, known)
+                    found |= {} if notes else {name: tuned[-1]}
+                if spent:
+                    budgets[name] = f"{spent} ({', '.join(notes)})" if notes else str(spent)
+            left = group[~group["run_id"].isin(own["run_id"])]
+            shown = curves.merge(current[["run_id", "arm", "status"]], on="run_id")
+            made.append(Study(current, shown, budgets, retired=left, outdated=outdated, searches=found))
     return sorted(
         (_detailed(study, made) for study in made), key=lambda study: (not study.preset, study.title, study.slug)
     )
-
-
-def _elsewhere(
-    arm: str, run: Mapping[str, Any], model: str, owner: str, search: Search, known: pd.DataFrame
-) -> list[str]:
-    """Whose the search behind an arm's settings was, if another's, and in what its runs differed from the arm's."""
-    optimizer, *own = arm.split()
-    notes = [f"{owner}'s"] if owner != optimizer else []
-    notes += [f"on {model}"] if model != run["model"] else []
-    winner = known[known["run_id"] == search.winner["run_id"]] if search.winner is not None else known.iloc[:0]
-    its: dict[str, Any] = {"epochs": search.epochs or run["epochs"]}
-    its |= {key: winner.iloc[0][key] for key in SETTING if len(winner) and key in known}
-    for key, value in its.items():
-        here = run.get(key)  # the searches may have columns that these runs lack
-        if value != here and not (pd.isna(value) and pd.isna(here)):
-            shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value
-            notes.append(f"at {key.rpartition('.')[2].replace('_', ' ')} {shown}")
-    return notes + [f"without {word.removeprefix('optimizer.')}" for word in own]
 
 
 def _detailed(study: Study, made: Sequence[Study]) -> Study:
@@ -246,13 +241,6 @@ def _detailed(study: Study, made: Sequence[Study]) -> Study:
     columns = ("loss", "schedule", "batch_size")
     told = [key for key in columns if any(other.get(key) != first.get(key) for other in namesakes)]
     return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
-
-
-def _settings(runs: pd.DataFrame) -> pd.Series:
-    """All settings of each run's optimizer as one text."""
-    hyper = [column for column in runs if column.startswith("config.optimizer.")]
-    cells = (column + "=" + runs[column].astype("str").fillna("") for column in hyper)
-    return sum(cells, pd.Series("", index=runs.index))
 
 
 def _unrest(curves: pd.DataFrame) -> pd.Series:
@@ -295,9 +283,8 @@ def _with_borrowed(own: pd.DataFrame, others: pd.DataFrame, wanted: Sequence[str
             found = _nearest(kin[kin["arm"] == optimizer], own)
         else:
             free = [f"config.{word.partition('=')[0]}" for word in words]
-            settings = set(_settings(same.drop(columns=free, errors="ignore")))
-            alike = _settings(kin.drop(columns=free, errors="ignore")).isin(settings)
-            found = kin[alike]
+            mine, theirs = (settings(runs.drop(columns=free, errors="ignore")) for runs in (same, kin))
+            found = kin[theirs.isin(set(mine))]
         if not found.empty:
             parts.append(_current(found))
     runs = pd.concat(parts).drop_duplicates("run_id").drop_duplicates(["arm", "seed"])

@@ -1,0 +1,172 @@
+"""What the verdicts say, in words and numbers: of a claim, of a question, and over all for whoever chooses a method."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rootfree.analysis.checks import Check
+from rootfree.analysis.claims import UNITS, Claims, Part, Question
+from rootfree.analysis.comparisons import Finding
+from rootfree.analysis.figures import VERDICTS
+from rootfree.analysis.page import Link, safe_name
+from rootfree.analysis.sections import FEW
+from rootfree.analysis.verdicts import Judgement
+
+SIZES = {  # the interval against the bound that is asked about, in words
+    "superiority": {"larger": "by more than", "smaller": "by less than", "unclear": "perhaps by"},
+    "noninferiority": {"larger": "not behind by", "smaller": "by more than", "unclear": "perhaps behind by"},
+    "equivalence": {"larger": "beyond", "smaller": "within", "unclear": "perhaps beyond"},
+}
+ORIGINS = {"paper": "the paper's words", "code": "the released code", "ours": "our own question"}
+PLACE = ("estimate", "low", "high", "low_searches", "high_searches", "margin")  # of a row of the forest, in points
+
+
+def parts(judgement: Judgement) -> pd.DataFrame:
+    """The parts of a judgement: what was asked, what came out, and how sure that is."""
+    rows = []
+    for finding in judgement.tested:
+        question = f"{'Premise: ' if finding is judgement.premise else ''}{finding.part.text}"
+        row = {"question": question, "result": result(finding), "verdict": finding.verdict}
+        rows.append(row | {"confidence": confidence(finding)})
+    return pd.DataFrame(rows)
+
+
+def result(finding: Finding) -> str:
+    """A part's estimate in words, or what a table says."""
+    if isinstance(finding.part, Check) or finding.kind not in SIZES or np.isnan(finding.estimate):
+        return finding.note or "-"
+    said = f"{finding.estimate:+.2f} {UNITS[finding.part.metric]}: {finding.direction}"
+    said += f", {SIZES[finding.kind][finding.size]} the margin of {finding.margin:g}" if finding.margin else ""
+    return f"{said}; {finding.note}" if finding.note else said
+
+
+def confidence(finding: Finding) -> str:
+    """The intervals of a part, and the runs they rest on."""
+    if isinstance(finding.part, Check) or not finding.n:
+        return "-"
+    said = [f"n = {finding.n}" + (f" of {finding.planned} planned" if finding.n < finding.planned else "")]
+    if finding.kind in SIZES:
+        said.append(ends(finding) if finding.n > 2 else FEW)
+    elif finding.kind == "count":
+        said.append(f"95% {finding.low:.2f} to {finding.high:.2f}")
+    if finding.n > 2 and np.isfinite([finding.low_searches, finding.high_searches]).all():
+        said.append(f"{finding.low_searches:+.2f} to {finding.high_searches:+.2f} over seeds and searches")
+    if np.isfinite(finding.p):
+        said.append(p_value(finding.p))
+    return "; ".join(said)
+
+
+def ends(finding: Finding) -> str:
+    """The interval of a part over seeds, with its level."""
+    return f"{90 if finding.kind == 'equivalence' else 95}% {finding.low:+.2f} to {finding.high:+.2f}"
+
+
+def p_value(p: float) -> str:
+    """A p in words."""
+    return "p below 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def asked(question: Question, judgements: Sequence[Judgement]) -> list[Judgement]:
+    """The verdicts on the claims of a question, in its order."""
+    these = [one for one in judgements if one.claim.id in question.claims and one.counts]
+    return sorted(these, key=lambda one: question.claims.index(one.claim.id))
+
+
+def main_part(judgement: Judgement) -> Finding:
+    """The part that is shown for a claim: what refutes it, or else the first that was measured in points."""
+    if judgement.verdict == "refuted":
+        return min(judgement.findings, key=lambda finding: finding.refute)
+    return next(filter(in_points, judgement.findings), judgement.findings[0])
+
+
+def in_points(finding: Finding) -> bool:
+    """Whether a part's estimate is one of percentage points."""
+    return not isinstance(finding.part, Check) and finding.part.in_points and bool(np.isfinite(finding.estimate))
+
+
+def verdicts(judgements: Sequence[Judgement], pages: Mapping[str, str]) -> pd.DataFrame:
+    """What was found on several claims, a row per claim and place; a place leads to its page where there is one."""
+    rows = []
+    for one in judgements:
+        finding, page = main_part(one), pages.get(one.study.slug) if one.study else None
+        where = [f"{one.study.scale}: {one.study.setting}"] if one.study else []
+        place = " and ".join([*where, *dict.fromkeys(f"{part.table}.csv" for part in one.claim.checked)]) or "-"
+        row: dict[str, Any] = {"claim": one.claim.id, "question": one.claim.short, "whose": ORIGINS[one.claim.origin]}
+        row |= {"where": Link(place, f"{page}#{safe_name(one.claim.id)}") if page else place, "verdict": one.verdict}
+        row["result"] = f"{finding.part.text}: {result(finding)}" if finding.n else "-"
+        rows.append(row | {"confidence": confidence(finding), "why": one.reason or "-"})
+    return pd.DataFrame(rows)
+
+
+def forest(claims: Claims, judgements: Sequence[Judgement]) -> pd.DataFrame:
+    """A row per claim and place, as `figures.forest` wants them, in the order of the questions."""
+    rows = []
+    for question in claims.questions:
+        for one in asked(question, judgements):
+            finding = main_part(one)
+            row = {"question": question.title, "claim": one.claim.id, "title": one.claim.short, "verdict": one.verdict}
+            row |= {"place": one.place[1] if one.place else "", "note": finding.note if finding.n else "not run"}
+            rows.append(row | {key: getattr(finding, key) if in_points(finding) else np.nan for key in PLACE})
+    return pd.DataFrame(rows)
+
+
+def summaries(claims: Claims, judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
+    """A row per question: what its first claim came to at every place, and how often all of them were borne out."""
+    rows = []
+    for question in claims.questions:
+        these = asked(question, judgements)
+        tested = [one for one in these if one.verdict != "no data"]
+        told, short = [], []
+        for one in [one for one in tested if one.claim.id == tested[0].claim.id]:
+            finding, verdict = main_part(one), f"{one.verdict}{f' on {one.place[1]}' if one.place else ''}"
+            measured = in_points(finding)
+            short.append(f"{verdict} ({finding.estimate:+.1f} points)" if measured else verdict)
+            said = f"{finding.estimate:+.2f} points ({ends(finding)}, n = {finding.n})" if measured else result(finding)
+            told.append(f"{verdict}, {said}")
+        counted = {verdict: sum(one.verdict == verdict for one in these) for verdict in VERDICTS}
+        failing = [one.premise.part.text for one in tested[:1] if one.premise and one.verdict == "premise not met"]
+        if tested:
+            row: dict[str, Any] = {"title": question.title, "asked": tested[0].claim.short, "answer": "; ".join(told)}
+            row |= {"claims": question.claims, "short": "; ".join(short), "premise": next(iter(failing), "")}
+            tally = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
+            rows.append(row | {"tally": tally})
+    return rows
+
+
+def duels(claims: Claims, judgements: Sequence[Judgement], each: int = 2) -> list[dict[str, Any]]:
+    """Whether methods without the root were ahead of such with it on test accuracy, by model and data set.
+
+    Args:
+        claims: All of them; the pairs are those that they compare by plain names, from three seeds on.
+        judgements: What was found.
+        each: How many pairs of a question, at most.
+    """
+    found: list[dict[str, Any]] = []
+    for question in claims.questions:
+        pairs: dict[Any, dict[str, Any]] = {}
+        for one in asked(question, judgements):
+            for finding in filter(in_points, one.findings):
+                arms, part = (*finding.arms.values(),), finding.part
+                plain = isinstance(part, Part) and part.metric == "test_acc" and part.kind != "equivalence"
+                if not plain or len(arms) != 2 or finding.n < 3 or any(" " in arm for arm in arms):
+                    continue
+                if (
+                    one.study is None
+                    or one.place is None
+                    or [one.study.root_free(arm) for arm in arms] != [True, False]
+                ):
+                    continue
+                model = str(one.study.runs["model"].iloc[0])
+                fresh: dict[str, Any] = {"pair": arms, "model": model, "claim": one.claim.id, "places": {}}
+                duel = pairs.setdefault((arms, model), fresh)
+                place = {"direction": finding.direction, "estimate": f"{finding.estimate:+.1f}"}
+                if duel["claim"] == one.claim.id:  # another claim asks of other settings
+                    duel["places"].setdefault(one.place[1], place)
+        known = [(duel["pair"], duel["model"]) for duel in found]
+        found += [duel for key, duel in pairs.items() if key not in known][:each]
+    for duel in found:
+        directions = {place["direction"] for place in duel["places"].values()}
+        duel |= {"ahead": directions == {"ahead"}, "behind": "behind" in directions}
+    return found
