@@ -118,14 +118,12 @@ def list_splits(
     for path in _entries(root):
         if not path.is_dir():
             others[_kind(path)] += 1
-        elif path.name in TRAIN + TEST and path not in folders.values():
-            others[f"in {path.name}/"] += sum(1 for _ in _files(path))
-        elif path not in folders.values():
-            others[f"{path.name}/"] = 0
+        elif path not in folders.values():  # another split is counted; what else there is may be anything, of any size
+            inside = sum(1 for _ in _files(path)) if path.name in TRAIN + TEST else 0
+            others[f"in {path.name}/" if inside else f"{path.name}/"] = inside
     if others:
-        _say(
-            f"{root}: not read: " + ", ".join(f"{count or ''} {kind}".strip() for kind, count in sorted(others.items()))
-        )
+        kinds = ", ".join(f"{count or ''} {kind}".strip() for kind, count in sorted(others.items()))
+        _say(f"{root}: not read: {kinds}")
     return listing
 
 
