@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rootfree import distributed
-from rootfree.diagnostics import Probe
+from rootfree.diagnostics import Diagnostics
 
 
 class State:
@@ -42,7 +42,7 @@ class State:
         self.model, self.optimizer, self.scaler, self.generator = model, optimizer, scaler, generator
         average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)
         self.average = average and AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.probe = Probe(optimizer)
+        self.diagnostics = Diagnostics(optimizer)
         self.epoch = self.index = self.skipped = 0
         self.seconds = self.epoch_seconds = 0.0
         self.loss_sum = torch.zeros(())
@@ -89,7 +89,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average and self.average.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "probe": self.probe.saved(),
+            "diagnostics": self.diagnostics.state_dict(),
             "generator": self._epoch_start if self.index else self.generator.get_state(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
@@ -108,7 +108,7 @@ class State:
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.probe.load(saved["probe"])
+        self.diagnostics.load_state_dict(saved["diagnostics"])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] is not None and torch.cuda.is_available():

@@ -14,7 +14,7 @@ SAMPLE = 2**20  # at most so many coordinates, evenly spaced, enter the quantile
 QUANTILES = {"effective_lr_q05": 0.05, "effective_lr_q50": 0.5, "effective_lr_q95": 0.95}
 
 
-class Probe:
+class Diagnostics:
     """Watches the last steps of an epoch through an optimizer's parameters; the device waits for nothing but `read`.
 
     It never stops a run: what cannot be said of an optimizer is left out, with one warning.
@@ -83,8 +83,8 @@ class Probe:
             self._warned = True
             return {}
 
-    def saved(self) -> dict[str, Any]:
-        """Return what was seen of the epoch so far, for `load`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen of the epoch so far, for `load_state_dict`."""
         places = {param: i for i, param in enumerate(self._all())}
         return {
             "params": [places[param] for param in self._params],
@@ -93,8 +93,8 @@ class Probe:
             "grad_norm": self._grad_norm,
         }
 
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to what `saved` returned."""
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go back to what `state_dict` returned."""
         params = list(self._all())
         self._params = [params[i] for i in saved["params"]]
         device = params[0].device

@@ -34,17 +34,22 @@ def join(device: str) -> None:
 
 
 def rank() -> int:
-    """Which of the processes this is; 0 writes the record."""
+    """Which of the processes this is."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def processes() -> int:
+def is_main_process() -> bool:
+    """Whether this is the process that writes the record, and speaks."""
+    return rank() == 0
+
+
+def world_size() -> int:
     """How many processes train this run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
-def rank_0_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Let the other processes do what is in this context when rank 0 has done it."""
     if dist.is_initialized() and rank():
         dist.barrier()
@@ -53,7 +58,7 @@ def rank_0_first() -> Iterator[None]:
         dist.barrier()
 
 
-def agree(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return what rank 0 says."""
     said = [value]
     if dist.is_initialized():
@@ -61,21 +66,21 @@ def agree(value: Any) -> Any:
     return said[0]
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """Sum a tensor over all processes."""
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give all processes the batch statistics of rank 0, so that each evaluates the same model."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
-def depends_on_processes(model: nn.Module) -> bool:
+def depends_on_world_size(model: nn.Module) -> bool:
     """Whether a step changes when its batch is divided: by batch statistics, or random numbers drawn on each rank."""
     return any(
         isinstance(module, nn.modules.batchnorm._BatchNorm)

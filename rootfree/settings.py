@@ -154,12 +154,13 @@ def try_out(settings: DictConfig) -> None:
     """Call what is quickly called: torch's optimizers and ours check ranges in the constructor."""
     import torch
 
+    classes = len(settings.loss.get("weight") or "ab")  # whether that many suit the data is known once they are read
     given = {key: value for key, value in settings.optimizer.items() if not key.startswith("_")}
     try:
         build(settings.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
-        build(settings.loss)(torch.zeros(2, 2), torch.tensor([0, 1]))
+        build(settings.loss)(torch.zeros(2, classes), torch.tensor([0, 1]))
         build(settings.schedule)(0.0)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         raise SettingsError(
             f"{error} (optimizer: {given}, loss: {settings.loss}, schedule: {settings.schedule})"
         ) from error

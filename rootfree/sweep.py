@@ -83,8 +83,8 @@ class ResumableSweeper(Sweeper):
 
         # before any run is named: how many processes train it may be a part of what it is
         distributed.join(self.config.device)
-        self.broadcast = distributed.agree
-        with redirect_stdout(io.StringIO()) if distributed.rank() else nullcontext():
+        self.broadcast = distributed.broadcast
+        with nullcontext() if distributed.is_main_process() else redirect_stdout(io.StringIO()):
             self.complete(arguments)
 
     def complete(self, arguments: list[str]) -> None:

@@ -83,11 +83,11 @@ def run(config: RunConfig) -> None:
     try:
         device = pick_device(settings.device)
         data, record, new_model = prepare(config)
-        reason = distributed.agree(record.reason_to_skip())
+        reason = distributed.broadcast(record.reason_to_skip())
         if reason is None:
             torch.set_num_threads(settings.threads)
             model = new_model().to(device, memory_format=torch.channels_last)
-            reason = None if distributed.agree(record.open()) else "already running elsewhere"
+            reason = None if distributed.broadcast(record.open()) else "already running elsewhere"
     except (ValueError, OSError) as error:
         raise SettingsError(str(error)) from error
     if reason is not None:
@@ -128,24 +128,25 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
     from rootfree import distributed
 
     settings = config.settings
-    with distributed.rank_0_first():  # it leaves a cache for the others
+    with distributed.main_process_first():  # it leaves a cache for the others
         data = build_once(settings.dataset)
 
     def new_model() -> Any:
         torch.manual_seed(settings.seed)
         return build(settings.model)(num_classes=len(data.classes), image_size=data.image_size)
 
-    count, rest = distributed.processes(), len(data.train) % data.batch_size
+    build(settings.loss)(torch.zeros(2, len(data.classes)), torch.tensor([0, 1]))  # weights suit the classes
+    count, rest = distributed.world_size(), len(data.train) % data.batch_size
     if count > 1 and 0 < rest < count:
         raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes")
-    divided = count > 1 and (distributed.depends_on_processes(new_model()) or data.mixes)
+    divided = count > 1 and (distributed.depends_on_world_size(new_model()) or data.mixes)
     record = build_once(settings.record)(
         outputs=Path(settings.outputs).expanduser(),
         config=_plain(config, data.name) | {"processes": count if divided else None},
         fingerprint=data.fingerprint,
         wandb_logger=build_once(settings.wandb),
-        is_main_process=distributed.rank() == 0,
-        quiet=config.in_sweep or distributed.rank() > 0,
+        is_main_process=distributed.is_main_process(),
+        quiet=config.in_sweep or not distributed.is_main_process(),
     )
     return data, record, new_model
 

@@ -81,7 +81,7 @@ def fit(
         Status ("finished", or "diverged" when a loss was not finite) and the final metrics.
     """
     set_arithmetic(tf32, deterministic)
-    shard = (distributed.rank(), distributed.processes())
+    shard = (distributed.rank(), distributed.world_size())
     world_size = shard[1]
     state = State(
         model,
@@ -127,20 +127,20 @@ def fit(
                 state.scaler.unscale_(state.optimizer)
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-                state.probe.watch(len(train) - index)
+                state.diagnostics.watch(len(train) - index)
                 with clock.part("optimizer"):
                     state.scaler.step(state.optimizer)  # optimizer.step(), unless the gradients overflowed in fp16
                 state.end_step(index, time.perf_counter() - started)
                 raise_if_stopped()
                 record.save_if_due(state.state_dict)
                 progress.advance()
-            running_loss = distributed.total(state.loss_sum).item() / train.size
+            running_loss = distributed.all_reduce_sum(state.loss_sum).item() / train.size
             state.epoch_seconds = time.perf_counter() - started
 
             # evaluate: clean training images and val
             metrics: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * len(train)}
             metrics |= {"lr": state.optimizer.param_groups[0]["lr"], "loss": running_loss}
-            distributed.share_buffers(model)
+            distributed.broadcast_buffers(model)
             state.begin_evaluation()
             with forward_in(precision, device):
                 for name in ("train", "val"):
@@ -150,7 +150,7 @@ def fit(
             metrics["images_per_second"] = train.size / state.epoch_seconds
             metrics["seconds"] = state.seconds + state.epoch_seconds
             metrics |= {f"{name}_ms": 1e3 * spent / len(train) for name, spent in clock.read().items()}
-            metrics |= state.probe.read()
+            metrics |= state.diagnostics.read()
             state.end_epoch(metrics)
             record.log(metrics)
             progress.end_epoch(metrics)
@@ -189,7 +189,9 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, flo
             logits = model(images)
             correct += (logits.argmax(1) == labels).sum()
             loss_sum = loss_sum + loss(logits, labels) * len(labels)
-    return distributed.total(correct).item() / batches.size, distributed.total(loss_sum).item() / batches.size
+    return distributed.all_reduce_sum(correct).item() / batches.size, distributed.all_reduce_sum(
+        loss_sum
+    ).item() / batches.size
 
 
 def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
@@ -203,7 +205,9 @@ def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
 
 def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
     """The run's result: final metrics, and the gap between clean training images and test (null without test)."""
-    values = [value for state in run.optimizer.state.values() for value in state.values()]
+    params = [param for group in run.optimizer.param_groups for param in group["params"]]
+    states = [run.optimizer.state.get(param, {}) for param in params]  # some keep other things beside them
+    values = [value for state in states for value in state.values()]
     tensors = [item for value in values for item in (value if isinstance(value, list) else [value])]
     final = {"test_acc": None, "test_loss": None, **run.metrics}
     tested = final["test_acc"] is not None
@@ -221,7 +225,7 @@ def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "weights": _hash(run.model),
         "state_bytes": sum(t.nbytes for t in tensors if isinstance(t, Tensor) and t.dim() > 0),
-        "failed_roots": sum(state.get("failures", 0) for state in run.optimizer.state.values()),  # Shampoo counts them
+        "failed_roots": sum(state.get("failures", 0) for state in states),  # Shampoo counts them
         "peak_memory_bytes": _peak_memory(),
     }
 

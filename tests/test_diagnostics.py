@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rootfree.diagnostics import WINDOW, Probe
+from rootfree.diagnostics import WINDOW, Diagnostics
 from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo
 
 
@@ -16,7 +16,7 @@ def probed(make: type[torch.optim.Optimizer], steps: int = WINDOW + 5, scale: fl
     torch.manual_seed(0)
     param = nn.Parameter(scale * torch.randn(size))
     optimizer = make([param], **hyper)
-    probe = Probe(optimizer)
+    probe = Diagnostics(optimizer)
     for left in range(steps, 0, -1):
         param.grad = param.detach().clone()
         probe.watch(left)

@@ -17,7 +17,7 @@ PARTS = {  # what each part may import of this package, beside itself; a part no
     "run": {"distributed"},
     "search": {"run", "search_table", "settings", "sweep"},
     "search_table": {"analysis", "run", "settings"},
-    "sweep": {"progress", "run", "settings", "train"},
+    "sweep": {"distributed", "progress", "run", "settings", "train"},
     "theory": {"optim"},
     "train": {"distributed", "help", "run", "settings", "trainer"},
     "trainer": {"checkpoint", "clock", "data", "distributed", "precision", "progress", "run"},

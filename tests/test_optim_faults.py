@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rootfree.diagnostics import Probe
+from rootfree.diagnostics import Diagnostics
 from rootfree.optim import ByShape, IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo, base
 
 Make = Callable[..., torch.optim.Optimizer]
@@ -66,7 +66,7 @@ class Training:
         self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
         self.optimizer = make(self.net.parameters(), lr=1e-3)
         getattr(self.optimizer, "train", lambda: None)()  # schedule-free methods ask for it
-        self.probe = Probe(self.optimizer)
+        self.probe = Diagnostics(self.optimizer)
 
     def step(self, left: int) -> None:
         torch.manual_seed(left)
@@ -140,7 +140,7 @@ def test_an_optimizer_that_cannot_be_described_is_said_so_once_and_goes_on() -> 
             self.state["odd"] = 1  # type: ignore[index]
 
     params = parameters((3, 2), (2,))
-    probe = Probe(Odd([{"params": params, "betas": (0.9, 0.99), "eps": 1e-8}], lr=0.1))
+    probe = Diagnostics(Odd([{"params": params, "betas": (0.9, 0.99), "eps": 1e-8}], lr=0.1))
     with pytest.warns(UserWarning, match=r"Odd cannot be described \(AttributeError: .*left out") as said:  # noqa: PT031
         for left in (2, 1, 2, 1):
             params[0].grad = torch.ones(3, 2)

@@ -48,7 +48,7 @@ def describe_device(device: torch.device) -> str:
 
     The instruction set is that of torch's kernels: another one rounds differently, and so ends with other weights.
     """
-    count = distributed.processes()
+    count = distributed.world_size()
     many = f"{count} x " if count > 1 else ""
     if device.type == "cuda":
         return f"{many}cuda: {torch.cuda.get_device_name(device)}"
