@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-Row = dict[str, Any]  # what was measured: see `row`
+Measurement = dict[str, Any]  # what was measured: see `row`
 
 
 def row(what: str, value: float, unit: str, peer: str = "", peer_value: float | None = None, bound: str = "",
-        ratio: float | None = None, note: str = "") -> Row:  # fmt: skip
+        ratio: float | None = None, note: str = "") -> Measurement:  # fmt: skip
     """Make the row of one measurement, in `unit`; `bound` is what its ratio to the peer, or else its value, must keep.
 
     `ratio` defaults to that of the two values; of repeated measurements it is the median of theirs (`compared`).
@@ -26,7 +26,7 @@ def row(what: str, value: float, unit: str, peer: str = "", peer_value: float | 
             "bound": bound, "note": note}  # fmt: skip
 
 
-def compared(what: str, pairs: Sequence[tuple[float, float]], unit: str, peer: str, bound: str = "") -> Row:
+def compared(what: str, pairs: Sequence[tuple[float, float]], unit: str, peer: str, bound: str = "") -> Measurement:
     """Make the row of measurements that alternated with those of a peer."""
     values, peers = zip(*pairs, strict=True)
     ratio, rounds = median_ratio(values, peers), f"{len(pairs)} rounds"
@@ -51,7 +51,9 @@ def memory_mb(status: str, key: str) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key)) * 1024 / 1e6
 
 
-def publish(rows: Iterable[Row], file: Path, device: str, key: Sequence[str] = ("what",), hide: str = "") -> None:
+def publish(
+    rows: Iterable[Measurement], file: Path, device: str, key: Sequence[str] = ("what",), hide: str = ""
+) -> None:
     """Measure the rows, print them, and write them to a CSV file.
 
     Args:
@@ -86,7 +88,7 @@ def _text(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def keeps_bound(found: Row) -> bool:
+def keeps_bound(found: Measurement) -> bool:
     """Return whether a bound such as "<= 2" is kept; a bare number is a largest ratio."""
     if found["bound"] in ("", None):
         return True

@@ -80,11 +80,15 @@ def broadcast_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a model normalises by the mean and variance of a batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def depends_on_world_size(model: nn.Module) -> bool:
     """Whether a step changes when its batch is divided: by batch statistics, or random numbers drawn on each rank."""
-    return any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm)
-        or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+    return has_batch_statistics(model) or any(
+        (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
         or (getattr(module, "drop_prob", None) or 0) > 0
         for module in model.modules()
     )

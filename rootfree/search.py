@@ -23,7 +23,7 @@ from rootfree.settings import ROOT, RunConfig, SettingsError, check_value
 from rootfree.sweep import ResumableSweeper, Run, grid, print_plan
 
 if TYPE_CHECKING:
-    from rootfree.search_table import Row, SearchTable
+    from rootfree.search_table import SearchTable, Trial
 
 # Seeds of training that no study uses: the runs that decide about test are not those that chose the settings.
 SEED = 100
@@ -67,28 +67,24 @@ class HaltonSweeper(ResumableSweeper):
             self._search([*words, *(f"{key}={value}" for key, value in OWN.items())])
 
     def _search(self, words: list[str]) -> None:
-        from rootfree.search_table import (  # with pandas, which a run does without
-            SearchTable,
-            rungs,
-            space_of,
-            write_winner,
-        )
+        from rootfree import search_table  # with pandas, which a run does without
+        from rootfree.analysis.searches import FINALISTS
 
         config = self.compose(words)
         epochs = int(config.settings.trainer.epochs)
         if self.halving and epochs < 4:
             raise SettingsError(f"hydra.sweeper.halving needs trainer.epochs of 4 or more, not {epochs}")
         try:
-            space = space_of(config)
+            space = search_table.space_of(config)
         except ValueError as error:
             raise SettingsError(str(error)) from error
         for word in words:
             if (key := word.lstrip("+").partition("=")[0]) in space:
                 raise SettingsError(f"{word}: {key} is drawn, see the space of {config.choices['optimizer']}")
-        stages = rungs(self.budget, epochs, self.halving)
-        table = SearchTable(config, space, self.budget, self.seed, self.halving)
+        stages = search_table.rungs(self.budget, epochs, self.halving)
+        table = search_table.SearchTable(config, space, self.budget, self.seed, self.halving)
         table.name_file(self._runs(words, [table.row(0, epochs, SEED)])[0].folder.name, folder_of(config))
-        again = min(table.finalists_wanted, stages[-1][0]) * len(CONFIRMING)
+        again = min(FINALISTS, stages[-1][0]) * len(CONFIRMING)
         cost = ", ".join(f"{count} draws x {length} epochs" for count, length in stages)
         print(f"{table.file}: {cost}, {again} runs of the best x {epochs} epochs", flush=True)
         if self.config.plan:
@@ -100,15 +96,15 @@ class HaltonSweeper(ResumableSweeper):
             standing = table.ranked(length)
         finalists = table.finalists()
         self._train_rows(words, table, [table.row(p, epochs, seed) for p in finalists for seed in CONFIRMING])
-        write_winner(table, folder_of(config, "tuned"), _public(words, config), self.replace)
+        search_table.write_winner(table, folder_of(config, "tuned"), _public(words, config), self.replace)
 
-    def _runs(self, words: list[str], rows: Sequence["Row"]) -> list[Run]:
+    def _runs(self, words: list[str], rows: Sequence["Trial"]) -> list[Run]:
         """Check the settings of rows of the table, and name their runs."""
         drawn = [[f"{key}={value!r}" for key, value in row.items() if key.startswith("optimizer.")] for row in rows]
         ends = [[f"trainer.epochs={row['epochs']}", f"seed={row['seed']}"] for row in rows]
         return self.list_runs([[*words, *draw, *end] for draw, end in zip(drawn, ends, strict=True)])
 
-    def _train_rows(self, words: list[str], table: "SearchTable", rows: Sequence["Row"]) -> None:
+    def _train_rows(self, words: list[str], table: "SearchTable", rows: Sequence["Trial"]) -> None:
         """Train the rows that have not ended, and take into the table how they did, whoever trained them."""
         runs = self._runs(words, rows)
         for row, run in zip(rows, runs, strict=True):

@@ -12,14 +12,14 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, PositiveFloat, TypeAdapter, ValidationError
 from scipy.stats import qmc
 
-from rootfree.analysis.searches import FINALISTS, Search, read_search, scores, search_name
+from rootfree.analysis.searches import Search, read_search, scores, search_name
 from rootfree.run.files import read_json, write_atomically
 from rootfree.run.status import ENDED
 from rootfree.settings import ROOT, RunConfig, SettingsError
 
 EDGE = 0.05  # a winner within this share of the (log) range from its end is flagged
 
-Row = dict[str, Any]  # of the table: a run
+Trial = dict[str, Any]  # of the table: a run
 Place = tuple[int, int, int]  # of a row: draw, epochs, seed of training
 
 
@@ -77,7 +77,7 @@ def read_space(file: Path) -> Space:
     return space
 
 
-def draw(space: Space, budget: int, seed: int) -> list[Row]:
+def draw(space: Space, budget: int, seed: int) -> list[Trial]:
     """Draw `budget` points; those of a smaller budget are the first of a larger one's."""
     unit = qmc.Halton(len(space), scramble=True, rng=np.random.default_rng(seed)).random(budget)
     table = pd.DataFrame(index=range(budget))
@@ -97,7 +97,7 @@ def rungs(budget: int, epochs: int, halving: bool) -> list[tuple[int, int]]:
     return [(-(-budget * part // parts[0]), -(-epochs // part)) for part in parts]
 
 
-def shares(space: Space, best: Row) -> dict[str, float]:
+def shares(space: Space, best: Trial) -> dict[str, float]:
     """Return where in its (log) range each winning value lies: 0 is the low end, 1 the high end."""
     found = {}
     for key, chosen in space.items():
@@ -126,8 +126,6 @@ class SearchTable:
         halving: whether draws are halved.
     """
 
-    finalists_wanted = FINALISTS
-
     def __init__(self, config: RunConfig, space: Space, budget: int, seed: int, halving: bool) -> None:
         self.config, self.space, self.seed, self.halving = config, space, seed, halving
         self.points = draw(space, budget, seed)
@@ -137,7 +135,7 @@ class SearchTable:
         self.own_data = any(word.startswith("dataset.name=") for word in config.overrides)  # a folder of images
         # tuned numbers follow the choice of data set, whose yaml may call the data otherwise
         self.tuned_name = self.name if self.own_data else search_name(config.choices["dataset"], *names)
-        self.rows: dict[Place, Row] = {}
+        self.rows: dict[Place, Trial] = {}
         self.file = Path()
 
     def name_file(self, first: str, folder: Path) -> None:
@@ -157,18 +155,18 @@ class SearchTable:
             place = row["draw"], row["epochs"], row["seed"]
             self.rows[place] = {**self.row(*place), **row, **self.points[row["draw"]], "status": status}
 
-    def row(self, place: int, epochs: int, seed: int) -> Row:
+    def row(self, place: int, epochs: int, seed: int) -> Trial:
         """Return a draw's row for that length and seed, an empty one if there is none."""
         empty = dict.fromkeys(("status", "val_acc", "run_id", "finished_at"))
         new = {"draw": place, **self.points[place], "epochs": epochs, "seed": seed, **empty}
         return self.rows.get((place, epochs, seed), new)
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[Trial]) -> None:
         """Take rows into the table and the file."""
         self.rows |= {(row["draw"], row["epochs"], row["seed"]): row for row in rows}
         self.write()
 
-    def look(self, row: Row, folder: Path) -> None:
+    def look(self, row: Trial, folder: Path) -> None:
         """Take over how a row's run ended, if it did."""
         if not row["status"] and (summary := read_json(folder / "summary.json")):
             row |= {key: summary[key] for key in ("status", "val_acc", "finished_at")}
@@ -214,7 +212,7 @@ def write_winner(table: SearchTable, folder: Path, settings: list[str], replace:
     done = table.search()
     if done.winner is None:
         raise SettingsError(f"no draw finished: the space does not suit {table.name}")
-    winner: Row = done.winner.to_dict()
+    winner: Trial = done.winner.to_dict()
     score, found = scores(done.confirmations(winner["draw"])), shares(table.space, winner)
     print(f"{table.name}: draw {winner['draw']} of {len(done.draws)}, val {score.mean():.2%} ± {score.std():.2%} "
           f"({len(score)} seeds)")  # fmt: skip
@@ -237,7 +235,7 @@ def write_winner(table: SearchTable, folder: Path, settings: list[str], replace:
         print(f"to use them: 'tuned={prefix}-${{model}}-${{optimizer}}{loss}'")
 
 
-def _tuned(table: SearchTable, done: Search, winner: Row, settings: list[str]) -> str:
+def _tuned(table: SearchTable, done: Search, winner: Trial, settings: list[str]) -> str:
     """The winner's settings as a config that follows the choice of data set, model and optimizer."""
     again = scores(done.confirmations(winner["draw"]))
     fixed = [key for word in settings if (key := word.lstrip("+").partition("=")[0]).startswith("optimizer.")]

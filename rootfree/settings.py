@@ -3,7 +3,8 @@
 import inspect
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -50,6 +51,15 @@ ConfigStore.instance().store(
 
 class SettingsError(Exception):
     """A setting that cannot work; the message names the key, the value and what is allowed."""
+
+
+@contextmanager
+def settings_errors() -> Iterator[None]:
+    """Turn what a setting leads to, such as a folder that is not there, into a `SettingsError`; also a decorator."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SettingsError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,7 @@ def try_out(settings: DictConfig) -> None:
     classes = len(settings.loss.get("weight") or "ab")  # whether that many suit the data is known once they are read
     given = {key: value for key, value in settings.optimizer.items() if not key.startswith("_")}
     try:
-        build(settings.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
+        build(settings.optimizer)([torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2, 1, 1), (2, 2), (2,))])
         build(settings.loss)(torch.zeros(2, classes), torch.tensor([0, 1]))
         build(settings.schedule)(0.0)
     except (ValueError, RuntimeError, TypeError) as error:

@@ -110,10 +110,7 @@ class ResumableSweeper(Sweeper):
             if seeds := [word for word in row if word.startswith("seed=")]:
                 config.settings.seed = OverridesParser.create().parse_override(seeds[-1]).value()
                 check_value("seed", config.settings.seed, SETTINGS["seed"])
-            try:
-                _, record, _ = prepare(config)
-            except (ValueError, OSError) as error:
-                raise SettingsError(str(error)) from error
+            _, record, _ = prepare(config)
             runs.append(Run(row, record.folder, record.title, config.settings.cost))
             if key not in tried and not runs[-1].ended:
                 try_out(config.settings)  # what it imports takes seconds, which a sweep that has ended does without
@@ -132,6 +129,8 @@ class ResumableSweeper(Sweeper):
             Interrupted: it was asked to stop.
         """
         missing = self.broadcast([run for run in runs if not run.ended])
+        if not missing:
+            return
         with handle_signals(pass_to_children=True), SweepProgress([(run.title, run.folder) for run in runs]):
             while missing:
                 self._launch([run.overrides for run in missing])
@@ -143,10 +142,8 @@ class ResumableSweeper(Sweeper):
                 missing = self.broadcast([run for run in elsewhere if not run.ended])  # whoever trained them is gone
 
     def _launch(self, overrides: list[list[str]]) -> None:
-        in_this_process = (
-            self.config.hydra.runtime.choices["hydra/launcher"] == "basic"
-        )  # a stop comes between two runs
-        for batch in [[one] for one in overrides] if in_this_process else [overrides]:
+        one_by_one = self.config.hydra.runtime.choices["hydra/launcher"] == "basic"  # so that a stop comes between two
+        for batch in [[one] for one in overrides] if one_by_one else [overrides]:
             if stop_requested():
                 return
             try:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rootfree import help
 from rootfree.run import signals
-from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check
+from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check, settings_errors
 
 # torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
@@ -80,16 +80,15 @@ def run(config: RunConfig) -> None:
 
     settings = config.settings
     distributed.join(settings.device)
-    try:
+    with settings_errors():
         device = pick_device(settings.device)
         data, record, new_model = prepare(config)
         reason = distributed.broadcast(record.reason_to_skip())
         if reason is None:
             torch.set_num_threads(settings.threads)
             model = new_model().to(device, memory_format=torch.channels_last)
+            build(settings.optimizer)(model.parameters())  # it may not take every shape
             reason = None if distributed.broadcast(record.open()) else "already running elsewhere"
-    except (ValueError, OSError) as error:
-        raise SettingsError(str(error)) from error
     if reason is not None:
         if record.is_main_process:
             print(f"{record.title}: {reason}", flush=True)
@@ -117,11 +116,12 @@ def run(config: RunConfig) -> None:
             record.release()
 
 
+@settings_errors()
 def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
     """Return a run's data, its record, and what makes its model.
 
     Raises:
-        ValueError, OSError: the data cannot be had, or do not suit the batch size.
+        SettingsError: the data cannot be had, or do not suit the batch size or the loss.
     """
     import torch
 
@@ -136,9 +136,11 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
         return build(settings.model)(num_classes=len(data.classes), image_size=data.image_size)
 
     build(settings.loss)(torch.zeros(2, len(data.classes)), torch.tensor([0, 1]))  # weights suit the classes
-    count, rest = distributed.world_size(), len(data.train) % data.batch_size
-    if count > 1 and 0 < rest < count:
-        raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest} for {count} processes")
+    count = distributed.world_size()
+    rest = 0 if getattr(data, "drop_last", False) else len(data.train) % data.batch_size
+    if 0 < rest < count or (rest == 1 and distributed.has_batch_statistics(new_model())):
+        what = f"for {count} processes" if count > 1 else "of which a model with batch norm has no statistics"
+        raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest}, {what}")
     divided = count > 1 and (distributed.depends_on_world_size(new_model()) or data.mixes)
     record = build_once(settings.record)(
         outputs=Path(settings.outputs).expanduser(),

@@ -24,7 +24,7 @@ from pytorch_optimizer import Shampoo as PeersShampoo
 from sirfshampoo import SIRFShampoo
 from torch import Tensor, nn
 
-from rootfree.bench import Row, median_ratio, memory_mb, publish, seconds
+from rootfree.bench import Measurement, median_ratio, memory_mb, publish, seconds
 from rootfree.models.resnet import resnet8
 from rootfree.optim import IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo
 from rootfree.run.provenance import describe_device
@@ -181,10 +181,10 @@ def _peak_mb(optimizer: str, parameters: str, update_every: int, threads: int) -
     return memory_mb(status.read_text(), "VmHWM") - before
 
 
-def compare(comparison: Comparison, parameters: str, cycles: int, device: str) -> Row:
+def compare(comparison: Comparison, parameters: str, cycles: int, device: str) -> Measurement:
     """Measure one method against its peer. Memory in MB, times in ms per step; None is what could not be measured."""
     names, steps = (comparison.method, comparison.peer), comparison.update_every
-    row: Row = {"ratio": None, "bound": comparison.bounds.get(parameters), "method": names[0], "peer": names[1],
+    row: Measurement = {"ratio": None, "bound": comparison.bounds.get(parameters), "method": names[0], "peer": names[1],
                 "parameters": parameters, "update_every": steps, "cycles": cycles}  # fmt: skip
     row |= dict.fromkeys(("ms", "peer_ms", "state_mb", "peer_state_mb", "peak_mb", "peer_peak_mb")) | {"note": ""}
     optimizers = [OPTIMIZERS[name](network(parameters, device), steps) for name in names]

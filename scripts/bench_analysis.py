@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from rootfree.bench import Row, memory_mb, publish, row
+from rootfree.bench import Measurement, memory_mb, publish, row
 from rootfree.run.provenance import describe_device
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ print(Path("/proc/self/status").read_text())
 """
 
 
-def measure(runs: int, epochs: int, studies: int) -> Iterator[Row]:
+def measure(runs: int, epochs: int, studies: int) -> Iterator[Measurement]:
     """Time and memory of each case, in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folders = [f"{name}/outputs", f"{name}/tables", str(ROOT / "experiments" / "claims.yaml")]

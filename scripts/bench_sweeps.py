@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rootfree.bench import Row, publish, row, seconds
+from rootfree.bench import Measurement, publish, row, seconds
 from rootfree.checkpoint import State
 from rootfree.models.resnet import resnet18
 from rootfree.run.files import write_atomically
@@ -44,7 +44,7 @@ def write_photos(folder: Path) -> list[str]:
             f"dataset.cache={folder}/cache", "dataset.batch_size=128", "trainer.epochs=1"]  # fmt: skip
 
 
-def per_run(folder: Path) -> Iterator[Row]:
+def per_run(folder: Path) -> Iterator[Measurement]:
     """What a run costs beside its step, by a long and a short sweep; and what one costs that has ended."""
     data, times = write_photos(folder / "photos"), {}
     for count in (1, 10, 110):  # the first fills caches
@@ -64,7 +64,7 @@ def per_run(folder: Path) -> Iterator[Row]:
     yield row("the command of 1,000 finished runs again", again, "s", bound="<= 5")
 
 
-def workers(folder: Path) -> Iterator[Row]:
+def workers(folder: Path) -> Iterator[Measurement]:
     """Twelve runs of resnet8 by one worker and by two."""
     words = [*TRAIN, "seed=range(12)", "trainer.epochs=6"]
     one = call(*words, f"outputs={folder}/one")
@@ -72,7 +72,7 @@ def workers(folder: Path) -> Iterator[Row]:
     yield row("12 runs of resnet8, one worker", one, "s", "two workers", two, ">= 1.7")
 
 
-def status(folder: Path) -> Iterator[Row]:
+def status(folder: Path) -> Iterator[Measurement]:
     """Look at ten thousand runs."""
     summary = {"status": "finished", "preset": "cnn", "scale": "laptop", "model": "resnet8", "arm": "sgd"}
     text = json.dumps(summary | {"config": {f"key{i}": "a value" for i in range(100)}})
@@ -85,7 +85,7 @@ def status(folder: Path) -> Iterator[Row]:
     yield row("status of 10,000 runs", taken, "s", bound="<= 2")
 
 
-def checkpoints(folder: Path) -> Iterator[Row]:
+def checkpoints(folder: Path) -> Iterator[Measurement]:
     """A checkpoint of ResNet-18, against an epoch of 5,000 images of 32 pixels on this machine."""
     torch.manual_seed(0)
     model = resnet18(num_classes=10, image_size=32).to(memory_format=torch.channels_last)

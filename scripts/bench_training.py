@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from rootfree.bench import Row, compared, publish, row, seconds
+from rootfree.bench import Measurement, compared, publish, row, seconds
 from rootfree.data.cluttered_digits import cluttered_digits
 from rootfree.data.large_image_folder import large_image_folder
 from rootfree.models.resnet import resnet8
@@ -95,7 +95,7 @@ def loaded(data: Any) -> float:
     return batches.size / seconds(epoch)
 
 
-def against_a_plain_loop(rounds: int) -> Iterator[Row]:
+def against_a_plain_loop(rounds: int) -> Iterator[Measurement]:
     """Training of resnet8 on 32-pixel images."""
     data, make = cluttered_digits(batch_size=64), partial(resnet8, num_classes=10, image_size=32)
     loader = DataLoader(Photos(data), 64, shuffle=True, num_workers=2, persistent_workers=True)
@@ -108,7 +108,7 @@ def against_a_plain_loop(rounds: int) -> Iterator[Row]:
     yield compared("loader alone, 32 px in memory", pairs, "images/s", "training of resnet8", ">= 20")
 
 
-def large_images(root: Path) -> Iterator[Row]:
+def large_images(root: Path) -> Iterator[Measurement]:
     """Loader of 112-pixel JPEG files against a small ViT."""
     data = large_image_folder(root=str(root), name=root.name, image_size=112, batch_size=64, workers=2)
     make = partial(vit_mini, num_classes=len(data.classes), image_size=112, patch=16)
@@ -116,7 +116,7 @@ def large_images(root: Path) -> Iterator[Row]:
     yield compared(f"loader alone, {root.name}, 2 workers", pairs, "images/s", peer, ">= 1")
 
 
-def start(starts: int = 5) -> Iterator[Row]:
+def start(starts: int = 5) -> Iterator[Measurement]:
     """From the command to the first step, and our imports, in processes of their own."""
     code = """
 import os, sys, time, torch
@@ -142,7 +142,7 @@ rootfree.train.main()
     yield row("imports beyond torch", imports, "s", bound="<= 1", note=f"{starts} starts")
 
 
-def two_processes() -> Iterator[Row]:
+def two_processes() -> Iterator[Measurement]:
     """One process with one thread against two, of a model without batch statistics."""
     speeds = []
     for count in (2, 1):

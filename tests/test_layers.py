@@ -15,7 +15,7 @@ PARTS = {  # what each part may import of this package, beside itself; a part no
     "help": {"settings"},
     "progress": {"run"},
     "run": {"distributed"},
-    "search": {"run", "search_table", "settings", "sweep"},
+    "search": {"analysis", "run", "search_table", "settings", "sweep"},
     "search_table": {"analysis", "run", "settings"},
     "sweep": {"distributed", "progress", "run", "settings", "train"},
     "theory": {"optim"},

@@ -321,6 +321,18 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
         (["trainer.epochs=0"], "trainer.epochs = 0 is not allowed: input should be greater than 0"),
         (["+experiments/cnn=desktop"], "there is no experiments/cnn 'desktop': there are gpu"),
         (["dataset.root=/nowhere"], "dataset.root = /nowhere is not a folder"),
+        (
+            ["dataset.batch_size=107"],
+            "dataset.batch_size = 107 leaves a last batch of 1, of which a model with batch norm",
+        ),
+        (
+            ["loss=weighted_cross_entropy", "loss.weight=[1,3]"],
+            "loss.weight = [1, 3] is not allowed: it has 2 numbers, and there are 3 classes",
+        ),
+        (["optimizer._target_=torch.optim.Muon", "~optimizer.weight_decay"], "Muon only supports 2D parameters"),
+        (["outputs=~/runs"], "outputs=~/runs cannot be read: quote the value twice, 'outputs=\"~/runs\"'"),
+        (["experiments/cnn=smoke"], "use +experiments/cnn=smoke"),
+        (["sede=1"], "To append to your config use +sede=1 Key 'sede' is not in struct"),
         (["dataset.batch_size=16", "outputs=/proc/none"], "/proc/none"),
         (["device=abacus"], "device = 'abacus' does not work here"),
         (["model.stem_stride=0"], "model.stem_stride = 0 is not allowed: input should be greater than 0"),
