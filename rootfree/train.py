@@ -96,7 +96,9 @@ def run(config: RunConfig) -> None:
     with signals.handle_signals():  # to the very end: a stop must not keep the record from telling how the run ended
         try:
             if not record.quiet:
-                print(config.tuned_line, flush=True)
+                sizes = data.class_counts.values()
+                print(f"{data.name}: {sum(sizes)} training images, {min(sizes)} to {max(sizes)} of each of "
+                      f"{len(sizes)} classes\n{config.tuned_line}", flush=True)  # fmt: skip
             torch.manual_seed(settings.seed + distributed.rank())
             summary = build(settings.trainer)(
                 model=model,

@@ -455,7 +455,9 @@ def test_a_run_says_which_tuned_numbers_are_in_force(
     (summary,) = entry("tuned=found", "optimizer.momentum=0.5", f"--config-dir={tmp_path}/mine")
     assert summary["config"]["optimizer"]["lr"] == 0.25
     assert summary["tuned"] == "found"
-    assert "tuned numbers: found.yaml, but for optimizer.momentum=0.5 (" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tuned numbers: found.yaml, but for optimizer.momentum=0.5 (" in said
+    assert "photos: 108 training images, 36 to 36 of each of 3 classes\n" in said
     (plain,) = json_of(entry, "tuned=none", "outputs=elsewhere")
     assert plain["tuned"] is None
     assert "tuned numbers: none, the plain defaults" in capsys.readouterr().out
