@@ -365,11 +365,9 @@ def _isolation(study: Study, look: Looks, arm: str, search: Search) -> tuple[Fig
         if place % 2 == 0:
             axes.set_ylabel("val acc. (%)")
     title(figure, f"{label(arm)}: {study.setting}")
-    text = f"What each setting of {label(arm)} does at the best of the others, by validation accuracy (%). Joined: the best "
-    text += (
-        f"draw in each of {SLICES} slices of a setting's range; grey: all {len(draws)} draws, one seed each, 0 where "
-    )
-    return figure, f"{text}diverged; the ring: the best of all. {study.hardware}."
+    text = f"What each setting of {label(arm)} does at the best of the others, by validation accuracy (%). Joined: the "
+    text += f"best draw in each of {SLICES} slices of a setting's range; grey: all {len(draws)} draws, one seed each, "
+    return figure, f"{text}0 where diverged; the ring: the best of all. {study.hardware}."
 
 
 def _number(interval: Interval, diverged: int) -> str:
