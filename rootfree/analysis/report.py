@@ -30,7 +30,8 @@ from rootfree.analysis.verdicts import Judgement, scorecard, table
 TITLE = "Can the square root go?"
 ASKED = "What does dropping the square root of adaptive methods do to accuracy, cost and precision?"
 MARK = "<!-- results -->\n"
-OF_A_STUDY = (sections.second_moment, sections.tuning, sections.settings, sections.runs)
+COMPARED = (sections.results, sections.paired, sections.tuning)
+DESCRIBED = (sections.second_moment, sections.settings, sections.runs)
 
 
 class Evidence(NamedTuple):
@@ -195,8 +196,8 @@ def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file:
         "said": sections.context(study, claims),
         "steady": sections.steady(study),
         "target": sections.time_to_target(study, claims),
-        "tables": {make.__name__: make(study, claims) for make in (sections.results, sections.paired)}
-        | {make.__name__: make(study) for make in OF_A_STUDY},
+        "tables": {make.__name__: make(study, claims) for make in COMPARED}
+        | {make.__name__: make(study) for make in DESCRIBED},
         "pictures": [one for one in pictures if one not in searches],
         "searches": searches,
     }
