@@ -98,14 +98,7 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
                 continue
             marker, color, filled = VERDICTS[row.verdict]
             place = height if wide else height + 0.8
-            mark: dict[str, Any] = {
-                "marker": marker,
-                "color": color,
-                "fillstyle": filled,
-                "ms": 6,
-                "mew": 1.5,
-                "clip_on": False,
-            }
+            mark: dict[str, Any] = {"marker": marker, "color": color, "fillstyle": filled, "mew": 1.5, "clip_on": False}
             words = f"{row.title}  ({row.place})" if row.place else row.title
             axes.text(-0.99 if wide else 0, height, words, transform=side, va="center", fontsize=8 if wide else 8.5)
             if not np.isfinite(row.estimate):
@@ -154,9 +147,9 @@ def profile(table: pd.DataFrame) -> Drawing:
         axes.set_ylim(-0.03, 1.03)
         finish(figure, axes, "", "factor of the steps that the fastest arm takes", "share of studies")
     text = (
-        "Share of studies in which an arm reaches the target within a factor of the steps of the fastest. The target "
+        "Share of studies in which an arm reaches the target within a factor of the steps of the fastest. Target: what "
     )
-    text += "is what the better baseline ends with on validation data; arms of at least two studies."
+    text += "the better baseline ends with on validation data. Arms of at least two studies."
     return Drawing("profile", figure, text)
 
 
@@ -372,13 +365,9 @@ def _isolation(study: Study, look: Looks, arm: str, search: Search) -> tuple[Fig
         if place % 2 == 0:
             axes.set_ylabel("val acc. (%)")
     title(figure, f"{label(arm)}: {study.setting}")
-    text = (
-        f"What each setting of {label(arm)} does at the best of the others. Validation accuracy (%) of the draws of its"
-    )
-    text += (
-        f" search: the best in each of {SLICES} slices of a setting's range is joined, grey are the others, the ring is"
-    )
-    return figure, f"{text} the best draw. n = {len(draws)} draws, one seed each, 0 where diverged. {study.hardware}."
+    text = f"What each setting of {label(arm)} does at the best of the others, by validation accuracy (%). Joined: the "
+    text += f"best draw in each of {SLICES} slices of a setting's range; grey: all {len(draws)} draws, one seed each, "
+    return figure, f"{text}0 where diverged; the ring: the best of all. {study.hardware}."
 
 
 def _number(interval: Interval, diverged: int) -> str:

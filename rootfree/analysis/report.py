@@ -30,7 +30,8 @@ from rootfree.analysis.verdicts import Judgement, scorecard, table
 TITLE = "Can the square root go?"
 ASKED = "What does dropping the square root of adaptive methods do to accuracy, cost and precision?"
 MARK = "<!-- results -->\n"
-OF_A_STUDY = (sections.second_moment, sections.tuning, sections.settings, sections.runs)
+COMPARED = (sections.results, sections.paired, sections.tuning)
+DESCRIBED = (sections.second_moment, sections.settings, sections.runs)
 
 
 class Evidence(NamedTuple):
@@ -108,10 +109,8 @@ def report(directory: Path, claims_file: Path, into: Path | None = None, publish
         written = pool.map(_write_study, found, asked, repeat(claims), files)
         page.write_text(_index(evidence, files), encoding="utf-8")
         list(written)  # an error of any page is one of the report
-    told = []
-    if evidence.published is not None:
-        told = [table for study, these in zip(found, asked, strict=True) for table in _told(study, these, evidence)]
-    return Written(page, told)
+    own = zip(found, asked, strict=True) if evidence.published is not None else ()
+    return Written(page, [told for study, these in own for told in _told(study, these, evidence)])
 
 
 def publish(directory: Path, claims_file: Path, readme: Path) -> None:
@@ -150,24 +149,22 @@ def publish(directory: Path, claims_file: Path, readme: Path) -> None:
 
 def compare(reproduced: Study, published: Study | None) -> tuple[str, pd.DataFrame]:
     """Whether the test accuracies of a study are consistent with those of a published one, for each arm."""
+    ours = reproduced.runs.set_index("run_id")
+    theirs = published.runs.set_index("run_id")["test_acc"] if published else pd.Series(name="test_acc")
     rows, alike = [], published is not None and reproduced.hardware == published.hardware
     for arm in reproduced.arms:
-        here = t_interval(reproduced.finished(arm, "test_acc"))
         row = {"arm": label(arm), "difference": "-", "95% interval": "-", "consistent?": "not published"}
         if published is not None and arm in published.arms:
-            there = t_interval(published.finished(arm, "test_acc"))
-            mine, theirs = (study.runs[study.runs["arm"] == arm].set_index("run_id")["test_acc"]
-                            for study in (reproduced, published))  # fmt: skip
-            shared = mine.index.intersection(published.runs["run_id"])
-            theirs = published.runs.set_index("run_id")["test_acc"].loc[shared]
-            same = int(((mine[shared] == theirs) | (mine[shared].isna() & theirs.isna())).sum())
-            apart = difference(here, there)
+            here, there = (t_interval(study.finished(arm, "test_acc")) for study in (reproduced, published))
+            mine = ours.loc[ours["arm"] == arm, "test_acc"]
+            both = pd.concat([mine, theirs], axis=1, join="inner").to_numpy(dtype=float)
+            same, apart = int(np.equal(*np.nan_to_num(both, nan=-1).T).sum()), difference(here, there)
+            enough, within = min(here.n, there.n) > 2, "yes" if apart.low <= 0 <= apart.high else "no"
             row["difference"] = f"{apart.mean:+.2f}" if here.n and there.n else "-"
-            row["95% interval"] = bounds(apart, "+") if min(here.n, there.n) > 2 else FEW
-            within = "yes" if apart.low <= 0 <= apart.high else "no"
-            row["consistent?"] = "yes" if same == len(mine) else within if min(here.n, there.n) > 2 else FEW
-            if alike and len(shared):
-                row["identical"] = f"{same} of {len(shared)}"
+            row["95% interval"] = bounds(apart, "+")
+            row["consistent?"] = "yes" if same == len(mine) else within if enough else FEW
+            if alike and len(both):
+                row["identical"] = f"{same} of {len(both)}"
         rows.append(row)
     caption = "Consistent with the published numbers? Difference of the mean test accuracies, in points."
     if published is not None and not alike:
@@ -199,8 +196,8 @@ def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file:
         "said": sections.context(study, claims),
         "steady": sections.steady(study),
         "target": sections.time_to_target(study, claims),
-        "tables": {make.__name__: make(study, claims) for make in (sections.results, sections.paired)}
-        | {make.__name__: make(study) for make in OF_A_STUDY},
+        "tables": {make.__name__: make(study, claims) for make in COMPARED}
+        | {make.__name__: make(study) for make in DESCRIBED},
         "pictures": [one for one in pictures if one not in searches],
         "searches": searches,
     }
@@ -213,7 +210,7 @@ def _index(evidence: Evidence, files: Sequence[Path]) -> str:
     rows = answers.forest(evidence.claims, evidence.judgements)
     own = evidence.published is not None
     side = {} if own else evidence.side  # of the published report
-    times = to_target(evidence.studies, evidence.claims)
+    times = profile(to_target(evidence.studies, evidence.claims))
     values = {
         "title": TITLE,
         "asked": ASKED,
@@ -222,7 +219,7 @@ def _index(evidence: Evidence, files: Sequence[Path]) -> str:
         "forests": [] if rows.empty else [picture(figures.forest(rows, wide)) for wide in (True, False)],
         "studies": sections.overview(evidence.studies, pages),
         "groups": _groups(evidence, pages),
-        "profile": None if times.empty else picture(figures.profile(profile(times))),
+        "profile": picture(figures.profile(times)) if (times["studies"] > 1).any() else None,
         "theory": sections.theory(side["theory"]) if "theory" in side else None,
         "bench": sections.bench(side["bench"]) if "bench" in side else None,
     }

@@ -13,13 +13,14 @@ from rootfree.analysis.claims import Claims
 from rootfree.analysis.comparisons import differences, wins_losses_ties
 from rootfree.analysis.figures import DYNAMICS, constant, in_order
 from rootfree.analysis.page import Link
-from rootfree.analysis.searches import best_of, scores
+from rootfree.analysis.searches import best_of, chance_ahead, scores
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import label
 from rootfree.analysis.tables import Study
 from rootfree.analysis.targets import to_target
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
+LUCK = 8  # draws of two searches whose bests are compared
 FEW = "too few runs"  # for an interval that says anything
 SPACE = "\N{NO-BREAK SPACE}"  # a number is not broken
 
@@ -90,16 +91,20 @@ def steady(study: Study) -> list[str]:
             if value is not None and not np.isnan(value)]  # fmt: skip
 
 
-def tuning(study: Study) -> pd.DataFrame:
-    """What the settings of every arm cost to find, and what fewer draws would have found."""
-    rows = []
+def tuning(study: Study, claims: Claims) -> pd.DataFrame:
+    """What the settings of every arm cost to find, what fewer draws would have found, and how luck could change it."""
+    rows, drawn = [], {arm: 100 * scores(search.draws) for arm, search in study.searches.items()}
     for arm in study.arms if study.searches else []:
         search = study.searches.get(arm)
-        found = [best_of(100 * scores(search.draws), k) if search else np.nan for k in BUDGETS]
+        found = [best_of(drawn[arm], k) if search else np.nan for k in BUDGETS]
         draws = f"{len(search.draws)} of {int(search.draws['epochs'].iloc[0])} epochs" if search else "-"
         row = {"arm": label(arm), "search runs": study.budgets.get(arm, "none"), "draws": draws}
         row["epochs in all"] = str(int(search.runs["epochs"].sum()) or "-") if search else "-"
-        rows.append(row | {f"best of {k}": number(best, ".2f") for k, best in zip(BUDGETS, found, strict=True)})
+        row |= {f"best of {k}": number(best, ".2f") for k, best in zip(BUDGETS, found, strict=True)}
+        for other in [other for other in claims.baselines if other in drawn]:
+            chance = chance_ahead(drawn[arm], drawn[other], LUCK) if search and arm != other else np.nan
+            row[f"ahead of {other}"] = number(100 * chance, ".0f")
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -155,6 +160,7 @@ def context(study: Study, claims: Claims) -> dict[str, Any]:
         "shared": ", ".join(f"{key.replace('_', ' ')} {first[key]}" for key in shared),
         "scale": study.scale or "ad hoc",
         "hardware": study.hardware,
+        "luck": LUCK,
         "code": ", ".join(sorted(set(study.runs["commit"].astype(str) + dirty))),
     }  # fmt: skip
 
