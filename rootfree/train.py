@@ -18,6 +18,8 @@ from rootfree import help
 from rootfree.run import signals
 from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check, settings_errors
 
+EXTRAS = {"submitit": "slurm", "ray": "ray"}  # a launcher's name in Hydra -> the extra of ours that installs it
+
 # torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
 
@@ -179,10 +181,11 @@ def _message(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         return f"{error.override} cannot be read: quote the value twice, '{key}=\"{value}\"'"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        extra = {"hydra/launcher": " (slurm: pip install 'rootfree[slurm]'; ray_cluster: pip install 'rootfree[ray]')"}
-        return f"there is no {group} {name!r}: there are {', '.join(error.options)}{extra.get(group, '')}"
+        extra = next((extra for word, extra in EXTRAS.items() if name.startswith(word)), None)
+        needs = f"it needs pip install 'rootfree[{extra}]'" if extra else f"there are {', '.join(error.options or [])}"
+        return f"there is no {group} {name!r}: {needs}"
     if isinstance(error, ConfigCompositionException):
         cause = f" {error.__cause__}" if error.__cause__ else ""
         return f"{error}{cause} (--help lists all choices and settings)"

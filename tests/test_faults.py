@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from rootfree.run import signals
 from rootfree.run.lock import RunLock, holder_of
-from rootfree.run.provenance import code
 from rootfree.run.record import Record
 from rootfree.run.status import status_of
 from rootfree.run.wandb_logger import WandbLogger
@@ -305,13 +304,13 @@ def test_a_signal_does_not_keep_a_failed_run_from_telling_why(
     entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A launcher sends SIGTERM to the processes that are left as soon as one of them died."""
+    real = Record.fail
 
-    def code_slowly() -> dict[str, Any]:
+    def fail_slowly(self: Record, error: BaseException) -> None:
         signal.raise_signal(signal.SIGTERM)
-        return code()
+        real(self, error)
 
-    monkeypatch.setattr("rootfree.run.record.code", code_slowly)
-    monkeypatch.setattr(Record, "save_checkpoint", lambda self, state: None)  # which asks for the code, too
+    monkeypatch.setattr(Record, "fail", fail_slowly)
     before = signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("the signal ended the process"))
     try:
         with pytest.raises(RuntimeError, match="allocate memory"):
