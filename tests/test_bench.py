@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rootfree.bench import Row, compared, keeps_bound, publish, row
+from rootfree.bench import Measurement, compared, keeps_bound, publish, row
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from rootfree.bench import Row, compared, keeps_bound, publish, row
     ],
     ids=["value below", "value above", "ratio above", "ratio below", "no bound", "bare ratio", "not measured"],
 )
-def test_a_bound_is_of_the_ratio_or_else_of_the_value(found: Row, kept: bool) -> None:
+def test_a_bound_is_of_the_ratio_or_else_of_the_value(found: Measurement, kept: bool) -> None:
     assert keeps_bound(found) == kept
 
 
