@@ -9,7 +9,7 @@ import pandas as pd
 from rootfree.analysis.checks import Check
 from rootfree.analysis.claims import UNITS, Claims, Part, Question
 from rootfree.analysis.comparisons import Finding
-from rootfree.analysis.figures import VERDICTS
+from rootfree.analysis.overview import VERDICTS
 from rootfree.analysis.page import Link, safe_name
 from rootfree.analysis.sections import FEW
 from rootfree.analysis.verdicts import Judgement
@@ -101,7 +101,7 @@ def verdicts(judgements: Sequence[Judgement], pages: Mapping[str, str]) -> pd.Da
 
 
 def forest(claims: Claims, judgements: Sequence[Judgement]) -> pd.DataFrame:
-    """A row per claim and place, as `figures.forest` wants them, in the order of the questions."""
+    """A row per claim and place, as `overview.forest` wants them, in the order of the questions."""
     rows = []
     for question in claims.questions:
         for one in asked(question, judgements):

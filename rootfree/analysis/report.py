@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from rootfree.analysis import answers, figures, sections
+from rootfree.analysis import answers, figures, overview, sections
 from rootfree.analysis.checks import MADE_BY
 from rootfree.analysis.claims import Claims, load_claims
 from rootfree.analysis.page import picture, render, safe_name
@@ -128,7 +128,7 @@ def publish(directory: Path, claims_file: Path, readme: Path) -> None:
     values = {"groups": _groups(evidence, {}), "summaries": answers.summaries(evidence.claims, evidence.judgements)}
     folder = Path(os.path.relpath(directory, readme.parent)).as_posix()
     times = profile(to_target(evidence.studies, evidence.claims))
-    overall = (figures.forest(rows), figures.forest(rows, wide=False), figures.profile(times))
+    overall = (overview.forest(rows), overview.forest(rows, wide=False), overview.profile(times))
     drawn = {drawing.name: drawing for drawing in overall}
     values |= {"caption": drawn["forest"].caption, "folder": folder, "asked": ASKED, "lines": _answer(evidence)}
     table(evidence.judgements).to_csv(directory / "verdicts.csv", index=False, float_format="%.6g")
@@ -216,10 +216,10 @@ def _index(evidence: Evidence, files: Sequence[Path]) -> str:
         "asked": ASKED,
         "smoke": all(study.is_smoke for study in evidence.studies),
         "lines": [] if own else _answer(evidence),
-        "forests": [] if rows.empty else [picture(figures.forest(rows, wide)) for wide in (True, False)],
+        "forests": [] if rows.empty else [picture(overview.forest(rows, wide)) for wide in (True, False)],
         "studies": sections.overview(evidence.studies, pages),
         "groups": _groups(evidence, pages),
-        "profile": picture(figures.profile(times)) if (times["studies"] > 1).any() else None,
+        "profile": picture(overview.profile(times)) if (times["studies"] > 1).any() else None,
         "theory": sections.theory(side["theory"]) if "theory" in side else None,
         "bench": sections.bench(side["bench"]) if "bench" in side else None,
     }

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt, Lt
 
-from rootfree.data.splits import Split, TensorSplits, cached, fingerprint, hold_out
+from rootfree.data.cache import cached
+from rootfree.data.splits import Split, TensorSplits, fingerprint, hold_out
 
 MD5 = {10: "c58f30108f718f92721af3b95e74349a", 100: "eb9058c3a382ffc7106e4002c42a8d85"}  # of the official archives
 

@@ -16,7 +16,8 @@ import torch
 from annotated_types import Ge, Gt
 from PIL import Image
 
-from rootfree.data.splits import Split, TensorSplits, cached, fingerprint
+from rootfree.data.cache import cached
+from rootfree.data.splits import Split, TensorSplits, fingerprint
 
 SIZE = 32  # pixels
 BASE = {"train": 1000, "val": 300, "test": 497}  # base digits, of 1,797

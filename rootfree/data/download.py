@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from rootfree.data.splits import PATIENCE
+from rootfree.data.cache import PATIENCE
 
 
 def download_folder(root: Path, url: str, md5: str | None, download: bool) -> None:

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
-from rootfree.data.splits import Files, Split, TensorSplits, cached, divide, fingerprint, source_key
+from rootfree.data.cache import cached, source_key
+from rootfree.data.splits import Files, Split, TensorSplits, divide, fingerprint
 
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
             ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}  # fmt: skip

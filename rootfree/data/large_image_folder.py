@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from PIL import Image
@@ -21,11 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from rootfree.data.cache import cached, source_key
+from rootfree.data.decoder import MEAN, STD, Decoder, Erasing, seeded
 from rootfree.data.download import download_folder
 from rootfree.data.image_folder import flat, list_splits, read_image, refuse
-from rootfree.data.splits import Batches, Files, Splits, cached, divide, source_key
+from rootfree.data.splits import Batches, Files, Splits, divide
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the published recipes use; of 1
 SHARED_MEMORY = Path("/dev/shm")  # where, on Linux, workers hand over their batches
 TIMEOUT = 300  # seconds that may pass until the next batch
 Share = Annotated[float, Ge(0), Le(1)]
@@ -247,7 +247,7 @@ class FileBatches(Batches):
         for step, pixels, seed in zip(self.steps, self._loaded(), mixing.tolist(), strict=True):
             images = pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
             images, labels = (images - self.mean) / self.std, self.labels[order[step.start : step.stop]]
-            yield (images, labels) if self._mix is None else _seeded(self._mix, seed, images, labels)
+            yield (images, labels) if self._mix is None else seeded(self._mix, seed, images, labels)
 
     def _loaded(self) -> Iterator[Tensor]:
         """Iterate over the loader; without its timeout, a worker that finds no room would be waited for, for ever."""
@@ -266,48 +266,3 @@ def _check_room(needed: int) -> None:
         raise ValueError(f"the batches of dataset.workers need {needed / 2**20:.0f} MB in {SHARED_MEMORY}, which has "
                          f"{free / 2**20:.0f} MB: make it larger (docker run --shm-size=1g), take smaller batches "
                          "(dataset.batch_size, trainer.eval_batch_size), or dataset.workers=0")  # fmt: skip
-
-
-class Erasing(v2.RandomErasing):
-    """Random erasing (Zhong et al. 2020) of uint8 images, with noise that is standard normal once it is normalised."""
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: D102
-        params = super().make_params(flat_inputs)
-        if params["v"] is not None:  # null: no rectangle was found
-            mean, std = (255 * torch.tensor(s).view(3, 1, 1) for s in (MEAN, STD))
-            params["v"] = (params["v"] * std + mean).round().clamp(0, 255).to(torch.uint8)
-        return params
-
-
-class Decoder:
-    """What a worker does: make batches (B, 3, side, side) uint8 of files.
-
-    Args:
-        paths: the files.
-        transform: makes a tensor (3, side, side) of a PIL image.
-        side: pixels.
-    """
-
-    def __init__(self, paths: list[Path], transform: Callable[[Image.Image], Tensor], side: int) -> None:
-        self.paths, self.transform, self.side = paths, transform, side
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, batch: list[tuple[int, int]]) -> Tensor:
-        images = torch.empty(len(batch), 3, self.side, self.side, dtype=torch.uint8)
-        with torch.random.fork_rng(devices=[]):
-            for image, (index, seed) in zip(images, batch, strict=True):
-                torch.default_generator.manual_seed(seed)
-                image.copy_(self.transform(read_image(self.paths[index])))
-        return images
-
-
-def _seeded(mix: Callable[..., tuple[Tensor, Tensor]], seed: int, *batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix a batch with numbers that `seed` fixes: timm draws from numpy's global generator, which stays as it was."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        return mix(*batch)
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

@@ -1,9 +1,8 @@
 """What a data set is to the trainer: three splits of labelled images, and batches made of them on the device."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from torch import Tensor
-
-from rootfree.run.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,6 @@ class Files:
 
 
 S = TypeVar("S", Split, Files)
-PATIENCE = 3600  # seconds that a process waits for another one's download or cache
 
 
 class Batches(ABC):
@@ -235,30 +230,6 @@ def fingerprint(splits: Mapping[str, Split], classes: tuple[str, ...]) -> str:
         digest.update(splits[name].images.contiguous().numpy().data)
         digest.update(splits[name].labels.numpy().data)
     return digest.hexdigest()[:16]
-
-
-def source_key(files: list[Path], *settings: object) -> str:
-    """Hash of the paths, sizes and times of files and of the settings they are read with: a cache's key."""
-    stats = [(file, os.stat(file)) for file in map(str, files)]
-    content = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats], settings
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-
-
-def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return `make()`, kept in `file`: tensors and plain values only; written atomically, read back memory-mapped."""
-    file = file.expanduser()
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(
-            f"{file}.lock", timeout=PATIENCE
-        ):  # the ranks of one run, or the jobs of a sweep, wait for the first
-            if not file.exists():
-                value = make()
-                write_atomically(file, lambda stream: torch.save(value, stream))
-    try:
-        return torch.load(file, weights_only=True, mmap=True)
-    except RuntimeError as error:
-        raise ValueError(f"{file} is damaged: remove it, it will be made again") from error
 
 
 def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:

@@ -30,20 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import (
-    Optimizer,
-    add_scaled_,
-    as_tensors,
-    check,
-    check_choice,
-    compiled,
-    divide,
-    dtype_name,
-    dtype_of_state,
-    foreach,
-    pieces,
-    scale_,
-)
+from rootfree.optim.base import Optimizer, check, check_choice, dtype_name, dtype_of_state
+from rootfree.optim.multi_tensor import add_scaled_, as_tensors, compiled, divide, foreach, pieces, scale_
 from rootfree.optim.rounding import average_squares_, check_rounding, warn_of_freeze
 
 

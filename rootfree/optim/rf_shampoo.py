@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, add_scaled_, check, check_interval, dtype_name, dtype_of_state, scale_
+from rootfree.optim.base import Optimizer, check, check_interval, dtype_name, dtype_of_state
 from rootfree.optim.kronecker import (
     batches,
     inner,
@@ -45,6 +45,7 @@ from rootfree.optim.kronecker import (
     stacked,
     unstack,
 )
+from rootfree.optim.multi_tensor import add_scaled_, scale_
 
 
 def rf_shampoo_(

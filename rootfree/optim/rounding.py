@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import add_squares_, check_choice, dtype_of_state, scale_
+from rootfree.optim.base import check_choice, dtype_of_state
+from rootfree.optim.multi_tensor import add_squares_, scale_
 
 _MASK = 0xFFFFFFFF
 

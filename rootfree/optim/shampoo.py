@@ -35,17 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import (
-    Optimizer,
-    add_scaled_,
-    check,
-    check_betas,
-    check_choice,
-    check_interval,
-    dtype_name,
-    dtype_of_state,
-    scale_,
-)
+from rootfree.optim.base import Optimizer, check, check_betas, check_choice, check_interval, dtype_name, dtype_of_state
 from rootfree.optim.kronecker import (
     add_gram_,
     all_axes,
@@ -56,6 +46,7 @@ from rootfree.optim.kronecker import (
     stacked,
     unstack,
 )
+from rootfree.optim.multi_tensor import add_scaled_, scale_
 
 GRAFTING_EPS = 1e-8  # Adam's default
 
