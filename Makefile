@@ -34,12 +34,12 @@ REPRODUCE = status=0; for preset in $(2); do \
 .PHONY: status search publish restore report check-report theory bench wandb-sync clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
 	@echo
 	@echo "  SCALE=smoke|laptop|gpu|paper  size of a study (default laptop); all presets: ls experiments/*"
-	@echo "  JOBS=n              runs at a time, each on one thread (default 1; one per core is fastest)"
-	@echo "  ARGS='key=value'    settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
-	@echo "  DRYRUN=1            only say what would run, what is done, and how long it takes"
+	@echo "  JOBS=n                runs at a time, each on one thread (default 1; one per core is fastest)"
+	@echo "  ARGS='key=value'      settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
+	@echo "  DRYRUN=1              only say what would run, what is done, and how long it takes"
 
 setup: $(STAMP) ## create .venv with the locked packages (nothing to do the second time)
 
@@ -85,7 +85,7 @@ reproduce-ablation: setup ## all ablations, or some (NAME="init damping"): train
 sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,adamw seed=range(3)"
 	status=0; $(call RUN,-m) || { status=$$?; test $$status = 1 || exit $$status; }; $(REPORT); exit $$status
 
-status: setup ## show the status of runs (ARGS=outputs=<folder>)
+status: setup ## show the status of runs, while they are trained or after (ARGS=outputs=<folder>)
 	$(PY) scripts/status.py $(OUTPUTS)
 
 SEARCH = hydra/sweeper=halton optimizer=$(OPT) $(if $(DATA),dataset=$(DATA)) $(if $(MODEL),model=$(MODEL))
