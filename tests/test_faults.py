@@ -368,13 +368,6 @@ def test_several_processes_complete_a_sweep_together(photos: Path, tmp_path: Pat
     assert len(list(tmp_path.glob("*/config.yaml"))) == len(list(tmp_path.glob("*/summary.json"))) == 2
 
 
-def test_two_equal_commands_share_a_sweep_and_both_end_well(photos: Path, tmp_path: Path) -> None:
-    words = ["hydra.mode=MULTIRUN", "seed=range(3)", "trainer.epochs=4"]
-    with start(photos, tmp_path, *words) as first, start(photos, tmp_path, *words) as second:
-        assert (first.wait(120), second.wait(120)) == (0, 0)
-    assert len(list(tmp_path.glob("*/summary.json"))) == 3
-
-
 @pytest.fixture
 def guard(tmp_path: Path) -> Path:
     return tmp_path / "locks.lock"
