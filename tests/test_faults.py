@@ -340,7 +340,7 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(photos: Path, tmp_pa
     words = [
         "hydra.mode=MULTIRUN",
         "seed=range(4)",
-        "trainer.epochs=25",
+        "trainer.epochs=12",
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
     ]

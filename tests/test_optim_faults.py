@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rootfree.diagnostics import Diagnostics
-from rootfree.optim import ByShape, IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo, base
+from rootfree.optim import ByShape, IFShampoo, RFAdamW, RFRMSProp, RFShampoo, Shampoo, multi_tensor
 
 Make = Callable[..., torch.optim.Optimizer]
 OURS: dict[str, Make] = {
@@ -305,7 +305,7 @@ def test_numbers_that_schedulers_change_never_compile_again(make: Make, monkeypa
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **_: real(f, backend=count, fullgraph=True, dynamic=False))
-    base.compiled.cache_clear()
+    multi_tensor.compiled.cache_clear()
     try:
         optimizer = make(parameters((3,), (2, 2)), compile=True)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=30)  # momentum, too
@@ -318,7 +318,7 @@ def test_numbers_that_schedulers_change_never_compile_again(make: Make, monkeypa
         for one in (optimizer, resumed):
             step(one, 20)
     finally:
-        base.compiled.cache_clear()
+        multi_tensor.compiled.cache_clear()
     assert len(graphs) == 1
     for left, right in zip(optimizer.param_groups[0]["params"], resumed.state, strict=True):
         assert left.shape == right.shape
