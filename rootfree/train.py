@@ -90,6 +90,7 @@ def run(config: RunConfig) -> None:
             torch.set_num_threads(settings.threads)
             model = new_model().to(device, memory_format=torch.channels_last)
             build(settings.optimizer)(model.parameters())  # it may not take every shape
+            build(settings.loss)(torch.zeros(2, len(data.classes)), torch.tensor([0, 1]))  # nor weights every data set
             reason = None if distributed.broadcast(record.open()) else "already running elsewhere"
     if reason is not None:
         if record.is_main_process:
@@ -125,7 +126,7 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
     """Return a run's data, its record, and what makes its model.
 
     Raises:
-        SettingsError: the data cannot be had, or do not suit the batch size or the loss.
+        SettingsError: the data cannot be had, or do not suit the batch size.
     """
     import torch
 
@@ -139,7 +140,6 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
         torch.manual_seed(settings.seed)
         return build(settings.model)(num_classes=len(data.classes), image_size=data.image_size)
 
-    build(settings.loss)(torch.zeros(2, len(data.classes)), torch.tensor([0, 1]))  # weights suit the classes
     count = distributed.world_size()
     rest = 0 if getattr(data, "drop_last", False) else len(data.train) % data.batch_size
     if 0 < rest < count or (rest == 1 and distributed.has_batch_statistics(new_model())):
