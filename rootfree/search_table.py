@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, PositiveFloat, TypeAdapter, ValidationError
 from scipy.stats import qmc
 
 from rootfree.analysis.searches import Search, read_search, scores, search_name
-from rootfree.run.files import read_json, write_atomically
+from rootfree.run.files import exclusive, read_json, write_atomically
 from rootfree.run.status import ENDED
 from rootfree.settings import ROOT, RunConfig, SettingsError
 
@@ -189,7 +188,7 @@ class SearchTable:
         outputs = Path(self.config.settings.outputs).expanduser()
         for folder in (self.file.parent, outputs):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(outputs / "tables.lock"):
+        with exclusive(outputs / "tables.lock"):
             mine = self.search().runs
             if self.file.exists():
                 both = pd.concat([mine, read_search(self.file).runs[mine.columns]], ignore_index=True)

@@ -1,10 +1,12 @@
 """What can go wrong while a run is trained, with real processes, files and signals: nothing is lost or done twice."""
 
+import errno
 import json
 import os
 import random
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -17,11 +19,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny
+from filelock import FileLock
 from test_distributed import Double
 from test_trainer import ROOT, Entry, lines, untimed, wait_for
 from torch import Tensor, nn
 
 from rootfree.run import signals
+from rootfree.run.files import write_atomically
 from rootfree.run.lock import RunLock, holder_of
 from rootfree.run.record import Record
 from rootfree.run.status import status_of
@@ -386,6 +390,34 @@ def test_a_lock_has_one_holder(tmp_path: Path, guard: Path) -> None:
     assert holder is not None
     assert holder["pid"] == os.getpid()
     assert {"host", "since", "heartbeat"} <= set(holder)
+
+
+def test_a_file_system_without_locks_is_named_with_the_remedy(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(self: FileLock, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", no_locks)
+    assert ends(entry) == 2
+    assert (
+        "outputs lies on a file system that cannot lock files (No locks available): choose" in capsys.readouterr().err
+    )
+
+
+def test_a_folder_that_cannot_be_synced_holds_whole_files_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    write_atomically(tmp_path / "file", "whole")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "whole")]
 
 
 def change(file: Path, age: float, **values: Any) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
-from rootfree.run.files import write_atomically
+from rootfree.run.files import exclusive, write_atomically
 
 PATIENCE = 3600  # seconds that a process waits for another one's download or cache
 
@@ -26,7 +25,7 @@ def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     file = file.expanduser()
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock", timeout=PATIENCE):  # ranks of a run, or jobs of a sweep, wait for the first
+        with exclusive(Path(f"{file}.lock"), PATIENCE):  # ranks of a run, or jobs of a sweep, wait for the first
             if not file.exists():
                 value = make()
                 write_atomically(file, lambda stream: torch.save(value, stream))

@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
 from rootfree.data.cache import PATIENCE
+from rootfree.run.files import exclusive
 
 
 def download_folder(root: Path, url: str, md5: str | None, download: bool) -> None:
@@ -29,7 +28,7 @@ def download_folder(root: Path, url: str, md5: str | None, download: bool) -> No
 
     part = root.with_name(f"{root.name}.part")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{part}.lock", timeout=PATIENCE):  # the ranks of one run, or the jobs of a sweep, wait for the first
+    with exclusive(Path(f"{part}.lock"), PATIENCE):  # the ranks of one run, or the jobs of a sweep, wait for the first
         if root.is_dir():
             return
         try:

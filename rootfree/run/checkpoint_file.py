@@ -70,4 +70,6 @@ class CheckpointFile:
         try:
             return torch.load(self.file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{self.file} {otherwise} ({str(error).partition(chr(10))[0]})") from error
+            raise ValueError(
+                f"{self.file} {otherwise} ({str(error).partition('. ')[0].partition(chr(10))[0]})"
+            ) from error

@@ -1,13 +1,15 @@
-"""How files are written: whole or not at all, whatever happens and whoever else writes them."""
+"""How files are written: whole or not at all, by one process at a time, whatever happens."""
 
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock
 
 
 def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
@@ -42,6 +44,32 @@ def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], obj
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def exclusive(file: Path, timeout: float = -1) -> Iterator[None]:
+    """Let one process at a time do what is in this context.
+
+    Args:
+        file: a lock file; its folder exists.
+        timeout: seconds to wait for another process; less than 0 waits as long as it takes.
+
+    Raises:
+        TimeoutError: another process took longer.
+        OSError: the file system has no locks; the message says what to do.
+    """
+    lock = FileLock(file, timeout=timeout)
+    try:
+        lock.acquire()
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise OSError(f"{file.parent} lies on a file system that cannot lock files ({error.strerror}): choose another "
+                      "folder, with outputs=... or dataset.cache=...") from error  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

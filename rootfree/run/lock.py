@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
 
-from rootfree.run.files import json_bytes, read_json, write_atomically
+from rootfree.run.files import exclusive, json_bytes, read_json, write_atomically
 
 SAME_START = 60.0  # seconds between two readings of one process's start, since a clock may be set in between
 
@@ -32,8 +31,7 @@ class RunLock:
     """
 
     def __init__(self, file: Path, guard: Path, timeout: float) -> None:
-        self.file, self.timeout = file, timeout
-        self._guard = FileLock(guard)
+        self.file, self.guard, self.timeout = file, guard, timeout
         self._released, self._lost = threading.Event(), threading.Event()
         self._holder: dict[str, Any] = {}
 
@@ -43,12 +41,7 @@ class RunLock:
         Raises:
             OSError: the file system has no locks; the message says what to do.
         """
-        try:
-            self._guard.acquire()
-        except OSError as error:
-            raise OSError(f"{self.file.parent.parent} lies on a file system that cannot lock files ({error}): choose "
-                          "another folder with outputs=...") from error  # fmt: skip
-        try:
+        with exclusive(self.guard):
             if is_held(self.file):
                 return False
             process = psutil.Process()
@@ -56,8 +49,6 @@ class RunLock:
             self._holder |= {"pid": process.pid, "process_started": process.create_time()}
             self._holder |= {"since": now(), "timeout": self.timeout}
             self._write()
-        finally:
-            self._guard.release()
         threading.Thread(target=self._renew, daemon=True).start()
         return True
 
@@ -70,13 +61,13 @@ class RunLock:
     def release(self) -> None:
         """Give the lock up."""
         self._released.set()
-        with self._guard:
+        with exclusive(self.guard):
             if self.is_ours():
                 self.file.unlink()
 
     def _renew(self) -> None:
         while not self._released.wait(self.timeout / 10):
-            with self._guard:
+            with exclusive(self.guard):
                 if not self.is_ours():
                     return
                 if not self._released.is_set():
