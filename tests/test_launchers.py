@@ -128,7 +128,7 @@ def test_jobs_of_submitit_drain_a_grid_and_one_that_must_go_queues_again(photos:
     with sweep(photos, outputs, "hydra/launcher=submitit_local") as command:
         folder, lines = half_way(outputs)
         os.kill(trainer_of(folder), signal.SIGUSR2)  # as Slurm does before the time limit
-        assert command.wait(120) == 0
+        assert command.wait(240) == 0
     assert_each_ran_once(outputs)
     assert (folder / "metrics.jsonl").read_text().startswith(lines), "it began anew instead of going on"
     starts = [log.read_text().count("Starting with JobEnv") for log in outputs.glob("multirun/.submitit/*/*_log.out")]
@@ -142,7 +142,7 @@ def test_a_worker_of_ray_that_is_killed_loses_nothing(photos: Path, tmp_path: Pa
     with sweep(photos, outputs, *words) as command:
         folder, lines = half_way(outputs)
         os.kill(trainer_of(folder), signal.SIGKILL)
-        assert command.wait(120) == 0  # Ray starts its run again, without a second command
+        assert command.wait(240) == 0  # Ray starts its run again, without a second command
     assert_each_ran_once(outputs)
     assert (folder / "metrics.jsonl").read_text().startswith(lines), "it began anew instead of going on"
 

@@ -402,7 +402,7 @@ class Command:
 
     def run(self, *words: str, **doom: str) -> tuple[int, str]:
         process = self.start(*words, **doom)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=240)
         return process.returncode, printed
 
     @property
@@ -434,7 +434,7 @@ def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: P
     # two commands at once share what is missing; no run is trained again
     pair = [command.start(budget), command.start(budget)]
     for process in pair:
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=240)
         assert process.returncode == 0, printed
     second, done = command.ended, command.table()
     assert len(second) == len(done.runs) == 4 + 9
@@ -479,7 +479,7 @@ def test_a_search_in_a_preset_halved_and_interrupted_by_ctrl_c(photos: Path, tmp
     while not list(folders.glob("*/checkpoint.pt")):
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 75, rest
     assert "Traceback" not in rest
     assert all(json.loads(f.read_text())["status"] == "interrupted" for f in folders.glob("*/failure.json"))
