@@ -248,9 +248,10 @@ def _told(study: Study, judgements: Sequence[Judgement], evidence: Evidence) -> 
     for arm in figures.in_order(study, evidence.claims):
         test = t_interval(study.finished(arm, "test_acc"))
         rows.append({"arm": label(arm), "n": str(test.n), "test acc. (%)": spread(test), "95% interval": bounds(test)})
-    told = [(f"{study.title}. Mean ± sd over seeds, {study.hardware}.", pd.DataFrame(rows))]
+    smoke = " Smoke runs: they show that the machinery works, and decide nothing." if study.is_smoke else ""
+    told = [(f"{study.title}. Mean ± sd over seeds, {study.hardware}.{smoke}", pd.DataFrame(rows))]
     claims = [{"claim": one.claim.id, "asked": one.claim.short, "verdict": one.verdict} for one in judgements]
-    if claims:
+    if claims and not study.is_smoke:
         told.append(("What this study decides; the numbers are on its page.", pd.DataFrame(claims)))
     known = {(other.id, other.preset): other for other in evidence.published or []}  # presets may share a setting
     return [*told, compare(study, known.get((study.id, study.preset)))]
