@@ -1,6 +1,7 @@
 """What users do to optimizers: foreign ones, old states, odd parameters, numbers of numpy, schedulers, many groups."""
 
 import copy
+import importlib
 import inspect
 import io
 import pickle
@@ -8,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -49,10 +51,10 @@ def step(optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
 
 
 def foreign() -> Iterator[type[torch.optim.Optimizer]]:
-    import pytorch_optimizer  # either takes seconds
-    import timm.optim
-
-    for package in (torch.optim, timm.optim, pytorch_optimizer):
+    packages = [
+        importlib.import_module(name) for name in ("timm.optim", "pytorch_optimizer") if find_spec(name.split(".")[0])
+    ]
+    for package in (torch.optim, *packages):
         for _, found in sorted(vars(package).items()):
             if inspect.isclass(found) and issubclass(found, torch.optim.Optimizer):
                 yield found
