@@ -63,7 +63,7 @@ test: setup ## all tests, two at a time, no network
 test-torch: ## optimizer tests on another torch, up to 8 GB: make test-torch TORCH=2.6.0 PYTHON=python3.10
 	$(if $(TORCH),,$(error which torch? make test-torch TORCH=2.6.0))
 	env=$$(mktemp -d); trap 'rm -rf "$$env"' EXIT; $(PYTHON) -m venv $$env; \
-	$$env/bin/pip install -q torch==$(TORCH) numpy pytest; $$env/bin/pip wheel -q --no-deps -w $$env/wheel .; \
+	$$env/bin/pip install -q torch==$(TORCH) hydra-core numpy pytest; $$env/bin/pip wheel -q --no-deps -w $$env/wheel .; \
 	$$env/bin/pip install -q $$env/wheel/*.whl; $$env/bin/pytest tests/test_optim_*.py $(WORDS)
 
 test-slow: setup ## simulations of the statistics: coverage and error rates of the verdicts

@@ -110,9 +110,7 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
         RuntimeError: torch is too old to compile as often as that.
     """
     if "recompile_limit" not in inspect.signature(torch.compile).parameters:
-        raise RuntimeError(
-            f"compile=True needs torch @@VERSION@@ or newer, this is {torch.__version__}: leave it False"
-        )
+        raise RuntimeError(f"compile=True needs torch 2.12 or newer, this is {torch.__version__}: leave it False")
     return torch.compile(  # type: ignore[call-overload]  # its overloads lack recompile_limit
         function,
         fullgraph=True,
