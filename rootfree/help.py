@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from rootfree.settings import BLOCKS, CONFIGS, PRESETS, choices_of
 
 USAGE = """\
-Train one run: python -m rootfree.train dataset=... model=... optimizer=... seed=... key=value ...
+Train one run: rootfree train (or python -m rootfree.train) dataset=... model=... optimizer=... seed=... key=value ...
 Many runs:     the same with -m and lists, optimizer=sgd,adamw seed=range(3); hydra/launcher=local for several at a time
 A study:       +experiments/cnn=laptop
-A search:      -m hydra/sweeper=halton hydra.sweeper.budget=16 optimizer=...
+A search:      rootfree search hydra.sweeper.budget=16 optimizer=..., the same as train -m hydra/sweeper=halton
 Choices of your own: --config-dir=<folder with optimizer/<name>.yaml, model/..., dataset/...>
 What would run: plan=true. A run's result is outputs/<run id>/summary.json. --hydra-help explains Hydra's own flags.
 """
