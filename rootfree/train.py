@@ -16,9 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rootfree import help, numerics
 from rootfree.run import signals
-from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check, settings_errors
+from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check, settings_errors
 
-EXTRAS = {"submitit": "slurm", "ray": "ray"}  # a launcher's name in Hydra -> the extra of ours that installs it
+EXTRAS = {
+    "submitit": "slurm",
+    "ray": "ray",
+    "joblib": "suite",
+}  # a launcher's name in Hydra -> the extra of ours that installs it
 
 # torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
@@ -39,7 +43,7 @@ def main() -> None:
         sys.exit(signals.REQUEUE if isinstance(error, signals.Interrupted) else 130)
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def job(settings: DictConfig) -> None:
     """Train a run: what Hydra calls once, or, maybe in another process, for each run of a sweep."""
     composed = HydraConfig.get()

@@ -536,7 +536,7 @@ def test_results_that_cannot_be_written_are_named_and_nothing_is_lost(entry: Ent
     entry("trainer.epochs=1")
     closed = tmp_path / "results"
     closed.write_text("not a folder, which for root is what a read-only one is for others")
-    line = [sys.executable, "scripts/collect.py", str(tmp_path / "outputs"), "--into", str(closed), "--merge"]
+    line = [sys.executable, "-m", "rootfree", "collect", str(tmp_path / "outputs"), "--into", str(closed), "--merge"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("collect: ")

@@ -34,10 +34,11 @@ def code() -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    status = git("status", "--porcelain", "--", ":/rootfree", ":/configs", ":/experiments")
+    tracked = git("ls-files", "--error-unmatch", __file__) is not None  # or installed, maybe inside another repository
+    status = git("status", "--porcelain", "--", ":/rootfree", ":/configs", ":/experiments") if tracked else None
     versions = {"python": platform.python_version(), "rootfree": rootfree.__version__}
     return {
-        "commit": git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD") if tracked else None,
         "dirty": None if status is None else bool(status),
         "versions": versions | {name: version_of(name) for name in PACKAGES},
     }
