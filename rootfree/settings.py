@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keywo
     "outputs": str,
     "device": str,
     "threads": Annotated[int, Gt(0)],
+    "numerics": Literal["native", "portable"],
     "preset": str | None,
     "scale": Literal["smoke", "laptop", "gpu", "paper"] | None,
     "cost": Annotated[float, Gt(0)] | None,

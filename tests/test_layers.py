@@ -15,12 +15,12 @@ PARTS = {  # what each part may import of this package, beside itself; a part no
     "data": {"run"},
     "help": {"settings"},
     "progress": {"run"},
-    "run": {"distributed"},
+    "run": {"distributed", "numerics"},
     "search": {"analysis", "run", "search_table", "settings", "sweep"},
     "search_table": {"analysis", "run", "settings"},
-    "sweep": {"distributed", "progress", "run", "settings", "train"},
+    "sweep": {"distributed", "numerics", "progress", "run", "settings", "train"},
     "theory": {"optim"},
-    "train": {"distributed", "help", "run", "settings", "trainer"},
+    "train": {"distributed", "help", "numerics", "run", "settings", "trainer"},
     "trainer": {"checkpoint", "clock", "data", "distributed", "precision", "progress", "run"},
 }
 WITH_HYDRA = {"help", "search", "settings", "sweep", "train"}

@@ -222,6 +222,11 @@ def test_own_runs_against_published_ones(tmp_path: Path) -> None:
     elsewhere = compare(here, made(tmp_path / "elsewhere", theirs, device="cpu: B, 1 thread"))
     assert "not expected to be identical" in elsewhere[0]
     assert "identical" not in elsewhere[1]
+    one, other = (
+        made(tmp_path / maker, theirs, device=f"cpu: {maker} (AVX2, portable), 1 thread(s)")
+        for maker in ("EPYC", "Xeon")
+    )
+    assert compare(one, other)[1]["identical"].tolist() == ["3 of 3", "2 of 2", "3 of 3"]
 
 
 def test_commands_print_what_a_study_decides_and_change_nothing_published(tmp_path: Path) -> None:

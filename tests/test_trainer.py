@@ -4,7 +4,10 @@ import csv
 import hashlib
 import inspect
 import json
+import platform
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +22,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import nn
 
-from rootfree import train
+from rootfree import numerics, train
 from rootfree.data.image_folder import image_folder
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
@@ -521,3 +524,19 @@ def test_a_sweep_goes_on_past_a_run_that_fails(
     monkeypatch.setattr(train, "run", real)
     assert len(entry("hydra.mode=MULTIRUN", "seed=range(3)")) == 3
     assert "3 runs, 2 of them ended before" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not torch.__version__.startswith("2.14.1"), reason="other kernels"
+)
+def test_portable_numerics_end_with_the_same_weights_on_every_processor(tmp_path: Path) -> None:
+    """These weights were reached on three kinds: AMD with AVX2 alone, AMD with AVX-512, Intel with AVX-512 and AMX."""
+    words = "schedule=multistep trainer.epochs=3 optimizer=sgd tuned=none numerics=portable wandb.mode=disabled"
+    command = [sys.executable, "-m", "rootfree.train", *words.split(), f"outputs={tmp_path}"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    (file,) = tmp_path.glob("*/summary.json")
+    summary = json.loads(file.read_text())
+    assert summary["weights"] == "1494639672bc1451"
+    assert ", portable)" in summary["device"]
+    with pytest.raises(ValueError, match="numerics = portable comes too late"):
+        numerics.choose("portable")

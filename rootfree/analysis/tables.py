@@ -96,8 +96,10 @@ class Study:
 
     @property
     def hardware(self) -> str:
-        """Every device that ran a part of it."""
-        return "; ".join(sorted(self.runs["device"].dropna().unique())) or "unknown hardware"
+        """Every device that ran a part of it; with portable numerics one processor is as good as another."""
+        devices = self.runs["device"].dropna().astype(str)
+        alike = devices.str.replace(r"cpu: .*\((.*, portable)\)", r"cpu: any x86-64 (\1)", regex=True)
+        return "; ".join(sorted(alike.unique())) or "unknown hardware"
 
     def arm(self, choice: str) -> str:
         """The arm that a choice of the config names: an optimizer, and settings such as `optimizer.init=0`.

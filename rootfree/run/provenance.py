@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import rootfree
-from rootfree import distributed
+from rootfree import distributed, numerics
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core")
 
@@ -47,14 +47,15 @@ def code() -> dict[str, Any]:
 def describe_device(device: torch.device) -> str:
     """Name the hardware: what it is, on a CPU its instruction set and the threads in use, and how many processes.
 
-    The instruction set is that of torch's kernels: another one rounds differently, and so ends with other weights.
+    The instruction set is that of torch's kernels: another one rounds differently, and so ends with other weights;
+    `portable` ones end with the same on every x86-64 processor.
     """
     count = distributed.world_size()
     many = f"{count} x " if count > 1 else ""
     if device.type == "cuda":
         return f"{many}cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        instructions = torch.backends.cpu.get_cpu_capability()
+        instructions = torch.backends.cpu.get_cpu_capability() + (", portable" if numerics.is_portable() else "")
         return f"{many}cpu: {_processor()} ({instructions}), {torch.get_num_threads()} thread(s)"
     return f"{many}{device.type}: {_processor()}"
 
