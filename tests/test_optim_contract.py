@@ -260,7 +260,7 @@ def test_trains_a_timm_model_in_foreign_code(name):
         optimizer.step()
         scheduler.step()
     assert all(parameter.isfinite().all() for parameter in network.parameters())
-    assert losses[-1] < losses[0]
+    assert sum(losses[13:]) < sum(losses[:12])  # one loss alone may jump up, on one processor and not on another
 
 
 def layers(seed):
