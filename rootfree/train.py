@@ -18,11 +18,7 @@ from rootfree import help, numerics
 from rootfree.run import signals
 from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check, settings_errors
 
-EXTRAS = {
-    "submitit": "slurm",
-    "ray": "ray",
-    "joblib": "suite",
-}  # a launcher's name in Hydra -> the extra of ours that installs it
+EXTRAS = {"submitit": "slurm", "ray": "ray", "joblib": "suite"}  # a launcher's name in Hydra -> the extra of ours
 
 # torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
