@@ -25,8 +25,8 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
     """Every verdict with its estimate and intervals, grouped by question.
 
     Args:
-        rows: A row per claim and place, with the columns `question`, `title`, `dataset`, `verdict`, `note`, and for what
-            is measured in percentage points `estimate`, `low`, `high`, `low_searches`, `high_searches`, `margin`.
+        rows: A row per claim and place, with the columns `question`, `title`, `dataset`, `verdict`, `note`, and for
+            what is measured in percentage points `estimate`, `low`, `high`, `low_searches`, `high_searches`, `margin`.
         wide: As wide as a README; else for a phone, with the words above the intervals.
     """
     step, foot = (1.0, 0.9) if wide else (1.75, 1.25)  # height of a row; inches below the panel, for the legend
@@ -53,16 +53,17 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
             if np.isnan(row.estimate):
                 axes.text(0.07, row.place, shorten(row.note, 56), transform=side, va="center", fontsize=7.5)
             elif abs(row.estimate) > limit:
-                sign = np.sign(row.estimate)
-                beside = {"xytext": (-9 * sign, 0), "textcoords": "offset points", "va": "center"}
-                beside["ha"] = "right" if sign > 0 else "left"
-                axes.annotate(f"{row.estimate:+.0f}", (0.9 * limit * sign, row.place), **beside)
+                sign = int(np.sign(row.estimate))
+                axes.annotate(
+                    f"{row.estimate:+.0f}", (0.9 * limit * sign, row.place), xytext=(-9 * sign, 0),
+                    textcoords="offset points", va="center", ha="right" if sign > 0 else "left",
+                )  # fmt: skip
         axes.barh(measured["place"], 2 * measured["margin"], 0.84, -measured["margin"], color=GREY, alpha=0.18, lw=0)
         axes.vlines(0 * measured["place"], measured["place"] - 0.42, measured["place"] + 0.42, INK, lw=0.8)
         for low, high, lw in (("low_searches", "high_searches", 1), ("low", "high", 2.6)):
             known = measured.dropna(subset=[low, high])
-            ends = (known[end].clip(-limit, limit) for end in (low, high))
-            axes.hlines(known["place"], *ends, colors=known["color"], lw=lw, capstyle="projecting")
+            left, right = (known[end].clip(-limit, limit) for end in (low, high))
+            axes.hlines(known["place"], left, right, known["color"], lw=lw, capstyle="projecting")
             for edge, beyond, shape in ((-limit, known[low] < -limit, "<"), (limit, known[high] > limit, ">")):
                 for place, color in known.loc[beyond, ["place", "color"]].itertuples(index=False):  # it goes on outside
                     axes.plot(edge, place, shape, color=color, ms=5, clip_on=False)
