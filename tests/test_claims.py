@@ -1,5 +1,7 @@
 """The verdicts on hand-made tables: the rule zone by zone, its reasons and families, and what feeds it."""
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from rootfree.analysis.answers import duels
 from rootfree.analysis.checks import Check, evaluate
-from rootfree.analysis.claims import Claim, Claims, Failure, Placebo, load_claims
+from rootfree.analysis.claims import Claim, Claims, Failure, Placebo, Question, load_claims
 from rootfree.analysis.comparisons import wins_losses_ties
+from rootfree.analysis.page import render
 from rootfree.analysis.searches import Search, chance_ahead, other_draws
 from rootfree.analysis.statistics import (
     ALPHA,
@@ -193,6 +197,38 @@ def test_so_many_seeds_would_decide(kind: str, mean: float, sd: float) -> None:
         chance = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, (mean - 1) / sd * n**0.5)
         assert chance >= 0.8
     assert seeds_needed(kind, 1.0 if kind == "superiority" else -1.0, sd, 1.0) is None, "at the bound none do"
+
+
+@pytest.mark.parametrize(
+    ("digits", "photos", "expected"),
+    [
+        ((1.0, 2.0), (0.5, 2.0), {"ahead": True, "behind": False, "sure": True}),
+        ((1.0, 2.0), (-0.5, 2.0), {"ahead": True, "behind": False, "sure": False}),
+        ((1.0, 2.0), (np.nan, np.nan), {"ahead": True, "behind": False, "sure": False}),
+        ((-2.0, -1.0), (1.0, 2.0), {"ahead": False, "behind": True, "sure": True}),
+        ((-2.0, 1.0), (1.0, 2.0), {"ahead": False, "behind": True, "sure": False}),
+    ],
+    ids=["both lead", "one leads over seeds", "no search", "trails", "trails over seeds"],
+)
+def test_a_lead_is_sure_where_both_intervals_agree(
+    digits: tuple[float, float], photos: tuple[float, float], expected: dict[str, bool]
+) -> None:
+    """What other searches might turn around is called a lead over seeds alone, on the line of the bottom, too."""
+    claim = claimed(part("noninferiority", difference={"rf_rmsprop": 1.0, "sgd": -1.0}), id="C1")
+    claims = Claims(claims=[claim], questions=[Question(title="Q", claims=["C1"])])
+    judgements = []
+    for dataset, (low, high) in {"digits": digits, "photos": photos}.items():
+        lead = 1.5 if np.isnan(low) or high > 1.5 else -1.5
+        runs: dict[str, Values] = {"rf_rmsprop": [80 + lead, 81 + lead, 82.1 + lead], "sgd": [80.0, 81.0, 82.0]}
+        target = {"config.optimizer._target_": "x.SGD", "config.optimizer.power": np.nan}
+        one = judge(claim, made(runs, dataset=dataset, **target))
+        wider = [replace(finding, low_searches=low, high_searches=high) for finding in one.findings]
+        judgements.append(replace(one, findings=wider))
+    (duel,) = duels(claims, judgements)
+    assert {key: duel[key] for key in expected} == expected
+    words = " ".join(render("answer.md", duels=[duel], summaries=[]).split())
+    assert ("Use it" in words, "Leave it" in words) == (expected["ahead"], expected["behind"])
+    assert ("over seeds alone, RF-RMSProp in place of SGD" in words) != expected["sure"]
 
 
 def test_pairs_are_formed_by_seed() -> None:
@@ -516,6 +552,12 @@ def test_the_chance_that_one_search_beats_another() -> None:
     assert chance_ahead(a, b, 2) == pytest.approx(6.5 / 9)
     assert chance_ahead(a, b, 3) == 1
     assert np.isnan(chance_ahead(a, b, 4))
+    a, b = [0.0, 0.6, 0.6, 0.0, 0.9], [0.0, 0.6, 0.9, 0.3]  # what diverged has 0: ties
+    for k in range(1, 5):
+        bests = itertools.product(*([max(some) for some in itertools.combinations(draws, k)] for draws in (a, b)))
+        counted = [(first > second) + (first == second) / 2 for first, second in bests]
+        assert chance_ahead(a, b, k) == pytest.approx(np.mean(counted))
+        assert chance_ahead(b, a, k) == pytest.approx(1 - np.mean(counted))
     rng = np.random.default_rng(0)
     lost = other_draws(searched("d-m-a", [0.5, 0.9, 0.6]), 20_000, rng)
     assert np.mean(lost == 0) == pytest.approx(1 - (2 / 3) ** 3, abs=0.02)

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from test_analysis import ARMS, CLAIMS, ROOT, Values, write_run, write_study
 
 from rootfree.analysis.claims import load_claims
 from rootfree.analysis.collect import collect
 from rootfree.analysis.figures import ROWS, draw
+from rootfree.analysis.overview import forest
 from rootfree.analysis.page import safe_name
 from rootfree.analysis.report import MARK, compare, publish, report
 from rootfree.analysis.statistics import Interval
@@ -157,6 +160,27 @@ def test_figures_of_results_are_short_sorted_and_complete(tmp_path: Path) -> Non
     assert "share-frozen" not in names
     report(tmp_path, CLAIMS)
     assert "The share of frozen coordinates is 0.5 in every run at every epoch." in pages(tmp_path).popitem()[1]
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+def test_no_text_of_the_forest_is_cut_or_covered(wide: bool) -> None:
+    """Each stays in the frame, the published ones and longer ones, and the number of a far estimate beside its mark."""
+    claims = load_claims(CLAIMS)
+    edges = {"low": -1.0, "high": 90.0, "low_searches": -99.0, "high_searches": 99.0, "margin": 1.0}
+    told = {"question": "Q", "note": "a note " * 20, "verdict": "supported"} | edges
+    names = [(claim.short, name) for claim in claims.claims for name in ("imagenette-112px", "n" * 300, "")]
+    rows = [told | {"title": title, "dataset": name, "estimate": value} for (title, name), value in
+            zip(names, itertools.cycle([77.0, -77.0, 2.0, np.nan]))]  # fmt: skip
+    figure = forest(pd.DataFrame(rows), wide).figure
+    figure.draw_without_rendering()
+    texts = figure.findobj(Text)
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    far = [text.get_window_extent() for text in texts if text.get_text() in ("+77", "-77")]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata()) > 1]
+    centres = np.concatenate([line.get_transform().transform(line.get_xydata()) for line in marks])
+    assert far
+    assert not any(box.padded(4).contains(*centre) for box in far for centre in centres)
 
 
 def test_the_page_of_a_study_shows_what_its_data_hold(tmp_path: Path) -> None:

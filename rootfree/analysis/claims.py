@@ -141,7 +141,6 @@ class Question(Strict):
 
     title: str
     claims: list[str]
-    presets: list[str] = []  # whose second moments are shown
 
 
 class Claims(Strict):

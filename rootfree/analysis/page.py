@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from rootfree.analysis.style import Drawing, inline
+from rootfree.analysis.style import inline, label
 
 
 class Link(NamedTuple):
@@ -27,19 +27,6 @@ class Link(NamedTuple):
     def __str__(self) -> str:
         """What is read."""
         return self.text
-
-
-class Picture(NamedTuple):
-    """A figure as an element of a page: an SVG, or an image that holds its data."""
-
-    name: str
-    element: Markup
-    caption: str
-
-
-def picture(drawing: Drawing) -> Picture:
-    """A figure for a page."""
-    return Picture(safe_name(drawing.name), Markup(inline(drawing)), drawing.caption)
 
 
 def safe_name(text: str) -> str:
@@ -72,9 +59,8 @@ def _environment() -> Environment:
     made.filters["prose"] = lambda text: Markup(reader.render(str(text)))
     made.filters["words"] = lambda text: Markup(reader.renderInline(str(text)))
     made.filters["p"] = lambda p: "p below 0.001" if p < 0.001 else f"p {p:.3f}"
-    made.filters["cell"] = _cell
-    made.filters["rows"] = _rows
-    made.filters["place"] = safe_name
+    made.filters["drawn"] = lambda drawing: Markup(inline(drawing))
+    made.filters |= {"cell": _cell, "rows": _rows, "place": safe_name, "label": label}
     return made
 
 

@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 from rootfree.analysis import answers, figures, overview, sections
 from rootfree.analysis.checks import MADE_BY
 from rootfree.analysis.claims import Claims, load_claims
-from rootfree.analysis.page import picture, render, safe_name
+from rootfree.analysis.page import render, safe_name
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.sections import FEW, bounds, spread
 from rootfree.analysis.statistics import Interval, t_interval
@@ -186,12 +186,12 @@ def difference(first: Interval, second: Interval) -> Interval:
 
 def _write_study(study: Study, asked: Sequence[Judgement], claims: Claims, file: Path) -> None:
     """One page, in a process of its own where there are several."""
-    pictures = [picture(drawing) for drawing in figures.draw(study, claims)]
-    searches = [one for one in pictures if one.name.startswith("isolation")]
+    pictures = [*figures.draw(study, claims)]
+    searches = [one for one in pictures if one.name.startswith("isolation-")]
     values = {
+        "study": study,
         "title": study.title,
         "home": TITLE,
-        "smoke": study.is_smoke,
         "asked": [(one, answers.parts(one)) for one in asked],
         "origins": answers.ORIGINS,
         "said": sections.context(study, claims),
@@ -217,10 +217,10 @@ def _index(evidence: Evidence, files: Sequence[Path]) -> str:
         "asked": ASKED,
         "smoke": all(study.is_smoke for study in evidence.studies),
         "lines": [] if own else _answer(evidence),
-        "forests": [] if rows.empty else [picture(overview.forest(rows, wide)) for wide in (True, False)],
+        "forests": [] if rows.empty else [overview.forest(rows, wide) for wide in (True, False)],
         "studies": sections.overview(evidence.studies, pages),
         "groups": _groups(evidence, pages),
-        "profile": picture(overview.profile(times)) if (times["studies"] > 1).any() else None,
+        "profile": overview.profile(times) if (times["studies"] > 1).any() else None,
         "theory": sections.theory(side["theory"]) if "theory" in side else None,
         "bench": sections.bench(side["bench"]) if "bench" in side else None,
     }

@@ -20,6 +20,7 @@ from rootfree.analysis.tables import Study
 from rootfree.analysis.targets import to_target
 
 BUDGETS = (1, 2, 4, 8, 16)  # numbers of draws whose expected best is shown
+SHARED = ("dataset", "model", "loss", "schedule", "epochs", "batch_size")  # by all runs of a study
 LUCK = 8  # draws of two searches whose bests are compared
 FEW = "too few runs"  # for an interval that says anything
 SPACE = "\N{NO-BREAK SPACE}"  # a number is not broken
@@ -148,21 +149,15 @@ def context(study: Study, claims: Claims) -> dict[str, Any]:
         floor = differences(study, {claims.placebo.arm: 1, claims.placebo.of: -1}, "test_acc")
     mean, first = t_interval(floor), study.runs.iloc[0]
     dirty = study.runs["dirty"].astype(str).map({"True": " with local changes"}).fillna("")
-    shared = ("dataset", "model", "loss", "schedule", "epochs", "batch_size")
+    root_mean_square = number(float(np.mean(floor**2)) ** 0.5, ".2f") if mean.n else ""
     return {
         "best": (label(best), spread(means[best]), means[best].n) if best else None,
         "placebo": claims.placebo,
-        "floor": (number(float(np.mean(floor**2)) ** 0.5, ".2f"), number(mean.mean, "+.2f"), bounds(mean, "+"), mean.n)
-        if mean.n else None,
-        "lost": [f"{study.diverged(arm)} of {study.size(arm)} runs of {label(arm)}"
-                 for arm in study.arms if study.diverged(arm)],
-        "left_out": [f"{count} of {label(arm)}" for arm, count in study.left_out.items()],
-        "shared": ", ".join(f"{key.replace('_', ' ')} {first[key]}" for key in shared),
-        "scale": study.scale or "ad hoc",
-        "hardware": study.hardware,
+        "floor": (root_mean_square, number(mean.mean, "+.2f"), bounds(mean, "+"), mean.n) if mean.n else None,
+        "shared": {key.replace("_", " "): first[key] for key in SHARED},
         "luck": LUCK,
-        "code": ", ".join(sorted(set(study.runs["commit"].astype("str").fillna("installed") + dirty))),
-    }  # fmt: skip
+        "code": sorted(set(study.runs["commit"].astype(str) + dirty)),
+    }
 
 
 def overview(studies: Sequence[Study], pages: Mapping[str, str]) -> pd.DataFrame:

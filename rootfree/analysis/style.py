@@ -68,11 +68,6 @@ class Look(NamedTuple):
     marker: str
     dashes: str
 
-    @property
-    def root_free(self) -> bool:
-        """Whether the arm is drawn as one without the root."""
-        return self.dashes == "--"
-
 
 class Drawing(NamedTuple):
     """A finished figure with its caption."""
@@ -133,10 +128,10 @@ def title(figure: Figure, text: str) -> None:
     figure.suptitle(fill(text, 62), x=0.01, ha="left", fontsize=9)  # as wide as the figure
 
 
-def logarithmic(axis: Any, base: int = 10) -> None:
+def logarithmic(axis: Any) -> None:
     """Make an axis logarithmic, with plain numbers at its ticks."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(base, numticks=6))
+    axis.set_major_locator(LogLocator(numticks=6))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
@@ -156,15 +151,10 @@ def finish(figure: Figure, axes: Any, over: str, x: str, y: str = "") -> Figure:
     return figure
 
 
-def inline(drawing: Drawing, place: str = "") -> str:
-    """The figure as an element of a page: an SVG in the page's text colour, or a PNG where that is smaller.
-
-    Args:
-        drawing: The figure.
-        place: What tells it from figures of the same name on one page.
-    """
+def inline(drawing: Drawing) -> str:
+    """The figure as an element of a page: an SVG in the page's text colour, or a PNG where that is smaller."""
     # names of clip paths and markers are hashes of this salt and coordinates: no two figures of a page share one
-    with mpl.rc_context(STYLE | {"svg.hashsalt": f"{place}{drawing.name}"}):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": drawing.name}):
         buffer = io.StringIO()
         nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
         FigureCanvasSVG(drawing.figure).print_svg(buffer, metadata=nothing)  # `savefig` would draw it twice

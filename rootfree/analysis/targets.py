@@ -43,15 +43,14 @@ def to_target(studies: Sequence[Study], claims: Claims) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def profile(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
-    """Performance profiles: in what share of studies an arm reaches the target within a factor tau of the first arm.
+def profile(table: pd.DataFrame) -> pd.DataFrame:
+    """Performance profiles: in what share of studies an arm reaches the target within tau times the first arm's steps.
 
     Studies of one setting share runs: of each setting the one counts that has most arms by their plain names. An arm's
     time is the median over its runs, infinite where most never reach the target.
 
     Args:
         table: From `to_target`.
-        by: `step`, `epoch` or `seconds`.
 
     Returns:
         A row per arm and tau at which its share grows: arm, tau, share, and studies, in how many it was run. An arm
@@ -60,7 +59,8 @@ def profile(table: pd.DataFrame, by: str = "step") -> pd.DataFrame:
     plain = table[~table["arm"].str.contains(" ")]
     sizes = plain.groupby(["setting", "study"])["arm"].agg(["nunique", "size"]).sort_values(["nunique", "size"])
     chosen = sizes.reset_index().drop_duplicates("setting", keep="last")["study"]
-    times = plain[plain["study"].isin(chosen)].fillna({by: np.inf}).groupby(["study", "arm"])[by].median().unstack()
+    counted = plain[plain["study"].isin(chosen)].fillna({"step": np.inf})
+    times = counted.pivot_table("step", "study", "arm", aggfunc="median")
     ratios = times.div(times.min(axis=1), axis=0).where(times < np.inf)
     rows = []
     for arm, studies in times.notna().sum().items():
