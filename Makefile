@@ -23,14 +23,14 @@ SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 # what to run, unless DRYRUN only asks what would be run
 RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 # one's own runs, beside them, compared with what is published
-REPORT = $(if $(DRYRUN),:,$(PY) scripts/report.py $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
+REPORT = $(if $(DRYRUN),:,$(PY) -m rootfree report $(OUTPUTS)/report --outputs $(OUTPUTS) --published results)
 
 # a run that failed (1) is told at the end: the others are reported; whatever else ends the training ends it all
 REPRODUCE = status=0; for preset in $(2); do \
 	$(call RUN,+experiments/$(1)=$$preset) || { status=$$?; test $$status = 1 || exit $$status; }; \
 	done; $(REPORT); exit $$status
 
-.PHONY: help setup lint types test test-slow smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
+.PHONY: help setup lint types test test-slow test-torch smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
 .PHONY: status search publish restore report check-report theory bench wandb-sync clean
 
 help: ## list the targets
@@ -59,6 +59,13 @@ types: setup ## mypy
 test: setup ## all tests, two at a time, no network
 	$(PY) -m pytest -n 2 --dist worksteal $(WORDS)
 
+# the wheel without extras in an environment that is removed at the end; with pip's index of CPU builds TORCH=2.6.0+cpu
+test-torch: ## optimizer tests on another torch, up to 8 GB: make test-torch TORCH=2.6.0 PYTHON=python3.10
+	$(if $(TORCH),,$(error which torch? make test-torch TORCH=2.6.0))
+	env=$$(mktemp -d); trap 'rm -rf "$$env"' EXIT; $(PYTHON) -m venv $$env; \
+	$$env/bin/pip install -q torch==$(TORCH) hydra-core numpy pytest; $$env/bin/pip wheel -q --no-deps -w $$env/wheel .; \
+	$$env/bin/pip install -q $$env/wheel/*.whl; $$env/bin/pytest tests/test_optim_*.py $(WORDS)
+
 test-slow: setup ## simulations of the statistics: coverage and error rates of the verdicts
 	$(PY) -m pytest -m slow
 
@@ -86,7 +93,7 @@ sweep: setup ## any grid: make sweep ARGS="model=resnet8,resnet18 optimizer=sgd,
 	status=0; $(call RUN,-m) || { status=$$?; test $$status = 1 || exit $$status; }; $(REPORT); exit $$status
 
 status: setup ## show the status of runs, while they are trained or after (ARGS=outputs=<folder>)
-	$(PY) scripts/status.py $(OUTPUTS)
+	$(PY) -m rootfree status $(OUTPUTS)
 
 SEARCH = hydra/sweeper=halton optimizer=$(OPT) $(if $(DATA),dataset=$(DATA)) $(if $(MODEL),model=$(MODEL))
 SEARCH += $(if $(BUDGET),hydra.sweeper.budget=$(BUDGET)) $(if $(HALVING),hydra.sweeper.halving=true)
@@ -94,21 +101,21 @@ search: setup ## tune: make search OPT=rf_rmsprop,sgd DATA=cifar10 MODEL=resnet1
 	$(call RUN,-m $(SEARCH))
 
 publish: setup ## merge finished runs into results/ (ARGS=outputs=<folder>), and rewrite what follows from its tables
-	$(if $(wildcard $(OUTPUTS)/*/summary.json),$(PY) scripts/collect.py $(OUTPUTS) --into results --merge)
-	$(PY) scripts/report.py results --readme README.md
+	$(if $(wildcard $(OUTPUTS)/*/summary.json),$(PY) -m rootfree collect $(OUTPUTS) --into results --merge)
+	$(PY) -m rootfree report results --readme README.md
 
 restore: setup ## rebuild run folders from results/, so that published runs are not trained again
-	$(PY) scripts/restore.py results $(OUTPUTS)
+	$(PY) -m rootfree restore results $(OUTPUTS)
 
 wandb-sync: setup ## upload what W&B recorded offline
 	.venv/bin/wandb sync --append $(OUTPUTS)/*/wandb/offline-run-*
 
 report: setup ## pages of the published results into build/report/, or of your runs (ARGS=outputs=<folder>) beside them
-	$(if $(filter outputs=%,$(ARGS)),$(REPORT),$(PY) scripts/report.py results --into build/report)
+	$(if $(filter outputs=%,$(ARGS)),$(REPORT),$(PY) -m rootfree report results --into build/report)
 
 check-report: setup ## whether the words and verdicts in results/ and the README are what the published tables say
 	rm -rf build/check && mkdir -p build/check && cp -r results README.md build/check
-	$(PY) scripts/report.py build/check/results --readme build/check/README.md
+	$(PY) -m rootfree report build/check/results --readme build/check/README.md
 	diff -r -x '*.png' results build/check/results
 	diff README.md build/check/README.md
 

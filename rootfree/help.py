@@ -12,13 +12,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from rootfree.settings import BLOCKS, PRESETS, ROOT, choices_of
+from rootfree.settings import BLOCKS, CONFIGS, PRESETS, choices_of
 
 USAGE = """\
-Train one run: python -m rootfree.train dataset=... model=... optimizer=... seed=... key=value ...
+Train one run: rootfree train (or python -m rootfree.train) dataset=... model=... optimizer=... seed=... key=value ...
 Many runs:     the same with -m and lists, optimizer=sgd,adamw seed=range(3); hydra/launcher=local for several at a time
 A study:       +experiments/cnn=laptop
-A search:      -m hydra/sweeper=halton hydra.sweeper.budget=16 optimizer=...
+A search:      rootfree search hydra.sweeper.budget=16 optimizer=..., the same as train -m hydra/sweeper=halton
 Choices of your own: --config-dir=<folder with optimizer/<name>.yaml, model/..., dataset/...>
 What would run: plan=true. A run's result is outputs/<run id>/summary.json. --hydra-help explains Hydra's own flags.
 """
@@ -33,7 +33,7 @@ def text(words: list[str]) -> str:
     """
     folders = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
     own = [f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in folders]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         settings = compose("train", [*own, *(word for word in words if not word.startswith("-"))])
     kinds = groupby(sorted(PRESETS), key=lambda file: file.parent.name)
     presets = [f"  +experiments/{kind}=".ljust(27) + ", ".join(file.stem for file in files) for kind, files in kinds]
@@ -44,7 +44,7 @@ def text(words: list[str]) -> str:
 
 
 def _settings(settings: DictConfig) -> Iterator[str]:
-    comments = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", (ROOT / "configs" / "train.yaml").read_text(), re.MULTILINE))
+    comments = dict(re.findall(r"^(\w+):[^#\n]*# (.+)$", (CONFIGS / "train.yaml").read_text(), re.MULTILINE))
     for key in map(str, settings):
         if key not in BLOCKS:
             yield _line(key, settings[key], comments.get(key, ""))
@@ -66,7 +66,7 @@ def _line(key: str, value: Any, meaning: str) -> str:
 def _explained(target: str) -> dict[str, str]:
     """Return what a callable of ours says of its arguments, read from its file: to import it would take seconds."""
     package, name = target.rpartition(".")[::2]
-    place = ROOT.joinpath(*package.split("."))
+    place = Path(__file__).parents[1].joinpath(*package.split("."))
     files = [place.with_suffix(".py")] if place.with_suffix(".py").exists() else sorted(place.glob("*.py"))
     for file in files:
         for node in ast.parse(file.read_text(encoding="utf-8")).body:

@@ -19,7 +19,7 @@ from annotated_types import Gt
 
 from rootfree.run.identity import LOCATIONS
 from rootfree.run.status import ENDED, failure_of
-from rootfree.settings import ROOT, RunConfig, SettingsError, check_value
+from rootfree.settings import CONFIGS, RunConfig, SettingsError, check_value
 from rootfree.sweep import ResumableSweeper, Run, grid, print_plan
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ SEED = 100
 CONFIRMING = (101, 102, 103)
 # What a search sets itself.
 OWN = {"tuned": "none", "trainer.evaluate_test": "false", "preset": "null", "scale": "null"}
+INSTALLED = (
+    CONFIGS.parent == Path(__file__).resolve().parent
+)  # not in a checkout: the package's own files are left alone
 PRIVATE = ("outputs", "device", "threads", "wandb", "record", "hydra")  # settings that say where things lie or run
 
 
@@ -96,7 +99,10 @@ class HaltonSweeper(ResumableSweeper):
             standing = table.ranked(length)
         finalists = table.finalists()
         self._train_rows(words, table, [table.row(p, epochs, seed) for p in finalists for seed in CONFIRMING])
-        search_table.write_winner(table, folder_of(config, "tuned"), _public(words, config), self.replace)
+        folder = folder_of(config, "tuned")
+        search_table.write_winner(table, folder, _public(words, config), self.replace)
+        if INSTALLED:
+            print(f"runs take its numbers with --config-dir={folder.parent}")
 
     def _runs(self, words: list[str], rows: Sequence["Trial"]) -> list[Run]:
         """Check the settings of rows of the table, and name their runs."""
@@ -132,10 +138,12 @@ class HaltonSweeper(ResumableSweeper):
 
 def folder_of(config: RunConfig, kind: str = "search") -> Path:
     """Return where a search writes its table ("search") or winner ("tuned"): beneath --config-dir, if one was given."""
-    own = [folder for folder in config.folders if folder.resolve() != (ROOT / "configs").resolve()]
+    own = [folder for folder in config.folders if folder.resolve() != CONFIGS]
+    if INSTALLED and not own:
+        own = [Path(config.settings.outputs).expanduser()]
     if own:
         return own[0] / kind
-    return ROOT / "results" / "search" if kind == "search" else ROOT / "configs" / "tuned"
+    return CONFIGS.parent / "results" / "search" if kind == "search" else CONFIGS / "tuned"
 
 
 def _public(words: list[str], config: RunConfig) -> list[str]:

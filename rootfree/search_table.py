@@ -14,7 +14,7 @@ from scipy.stats import qmc
 from rootfree.analysis.searches import Search, read_search, scores, search_name
 from rootfree.run.files import exclusive, read_json, write_atomically
 from rootfree.run.status import ENDED
-from rootfree.settings import ROOT, RunConfig, SettingsError
+from rootfree.settings import CONFIGS, RunConfig, SettingsError
 
 EDGE = 0.05  # a winner within this share of the (log) range from its end is flagged
 
@@ -47,7 +47,7 @@ def space_of(config: RunConfig) -> Space:
     """
     model, optimizer, loss = (config.choices[group] for group in ("model", "optimizer", "loss"))
     names = (f"{model}-{optimizer}-{loss}", f"{model}-{optimizer}", optimizer)
-    folders = [folder / "search" for folder in config.folders] + [ROOT / "experiments" / "search"]
+    folders = [folder / "search" for folder in config.folders] + [CONFIGS / "experiments" / "search"]
     files = [folder / f"{name}.yaml" for folder in folders for name in names]
     file = next((file for file in files if file.exists()), None)
     if file is None:

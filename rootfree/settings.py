@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,13 +20,14 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-ROOT = Path(__file__).resolve().parent.parent
-PRESETS = [file for file in ROOT.glob("experiments/*/*.yaml") if file.parent.name != "search"]
+CONFIGS = Path(__file__).with_name("configs").resolve()  # in a checkout a link; an installed package has the files
+PRESETS = [file for file in CONFIGS.glob("experiments/*/*.yaml") if file.parent.name != "search"]
 SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keyword argument
     "seed": Annotated[int, Ge(0)],
     "outputs": str,
     "device": str,
     "threads": Annotated[int, Gt(0)],
+    "numerics": Literal["native", "portable"],
     "preset": str | None,
     "scale": Literal["smoke", "laptop", "gpu", "paper"] | None,
     "cost": Annotated[float, Gt(0)] | None,
@@ -158,6 +160,9 @@ def check_settings(run: RunConfig) -> None:
     if asked and run.file_of("tuned") is None:
         folders = ", ".join(str(folder / "tuned") for folder in run.folders)
         raise SettingsError(f"{asked[-1]}: there is no {run.choices['tuned']}.yaml in {folders}")
+    asked = [word for word in run.overrides if word.startswith("wandb.mode=")]  # by default a run does without
+    if asked and asked[-1] != "wandb.mode=disabled" and find_spec("wandb") is None:
+        raise SettingsError(f"{asked[-1]} needs W&B, which is not installed: pip install wandb, or wandb.mode=disabled")
 
 
 def try_out(settings: DictConfig) -> None:
@@ -214,4 +219,4 @@ def check_value(key: str, value: Any, kind: Any) -> None:
 
 def choices_of(group: str) -> list[str]:
     """Return the choices of a group of `configs/`."""
-    return sorted(file.stem for file in (ROOT / "configs" / group).glob("*.yaml"))
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))

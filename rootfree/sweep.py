@@ -19,10 +19,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from rootfree import numerics
 from rootfree.progress import SweepProgress
 from rootfree.run.signals import handle_signals, raise_if_stopped, stop_requested
 from rootfree.run.status import ENDED, STATUSES, failure_of, status_of
-from rootfree.settings import SETTINGS, RunConfig, SettingsError, check_settings, check_value, try_out
+from rootfree.settings import SETTINGS, RunConfig, SettingsError, check_settings, check_value, settings_errors, try_out
 from rootfree.train import prepare
 
 POLL_SECONDS = 1.0  # between two looks at runs that another process trains
@@ -79,6 +80,8 @@ class ResumableSweeper(Sweeper):
             SystemExit: 1 if runs are missing at the end.
             Interrupted: it was asked to stop.
         """
+        with settings_errors():
+            numerics.choose(self.config.numerics)
         from rootfree import distributed  # with torch, which Hydra's look for sweepers does without
 
         # before any run is named: how many processes train it may be a part of what it is

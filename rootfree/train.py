@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rootfree import help
+from rootfree import help, numerics
 from rootfree.run import signals
-from rootfree.settings import ROOT, RunConfig, SettingsError, build, build_once, check, settings_errors
+from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check, settings_errors
 
-EXTRAS = {"submitit": "slurm", "ray": "ray"}  # a launcher's name in Hydra -> the extra of ours that installs it
+EXTRAS = {"submitit": "slurm", "ray": "ray", "joblib": "suite"}  # a launcher's name in Hydra -> the extra of ours
 
 # torch takes seconds to import: where a run begins, so that --help, and Hydra as it looks for sweepers, do without it
 
@@ -39,12 +39,14 @@ def main() -> None:
         sys.exit(signals.REQUEUE if isinstance(error, signals.Interrupted) else 130)
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def job(settings: DictConfig) -> None:
     """Train a run: what Hydra calls once, or, maybe in another process, for each run of a sweep."""
     composed = HydraConfig.get()
     os.chdir(composed.runtime.cwd)  # relative paths are the command's; a worker of Ray starts elsewhere
     config = RunConfig.of(settings, composed, in_sweep=composed.mode == RunMode.MULTIRUN)
+    with settings_errors():
+        numerics.choose(settings.numerics)
     if config.in_sweep:
         _attempt(config)
         return
@@ -162,8 +164,7 @@ def _plain(config: RunConfig, dataset_name: str) -> dict[str, Any]:
     names = {group: config.choices[group] for group in ("model", "loss", "optimizer", "schedule")}
     stripped = sorted(word.lstrip("+") for word in config.overrides)
     # tuned numbers that follow the choice, as those of the default do, are no setting of an arm's own
-    own = [word for word in stripped if word.startswith("optimizer.")]
-    own += [word for word in stripped if word.startswith("tuned=") and "$" not in word]
+    own = [word for word in stripped if word.startswith("optimizer.") or (word[:6] == "tuned=" and "$" not in word)]
     # where runs and data lie is private
     kept = [word for word in config.overrides if not word.startswith(("outputs=", "dataset.cache="))]
     kept = ["dataset.root=<folder>" if word.startswith("dataset.root=") else word for word in kept]

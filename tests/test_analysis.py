@@ -229,7 +229,7 @@ def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
     (folders[0] / "summary.json").unlink()
     (folders[1] / "summary.json").unlink()
     (folders[1] / "failure.json").write_text(json.dumps({"status": "failed", "message": "out of luck", "attempts": 1}))
-    command = [sys.executable, "scripts/status.py", str(tmp_path)]
+    command = [sys.executable, "-m", "rootfree", "status", str(tmp_path)]
     said = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "120"}
     ).stdout
@@ -238,6 +238,6 @@ def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
     ]
     assert said.split()[:7] == ["preset", "scale", "model", "arm", "finished", "interrupted", "failed"]
     assert "run1 sgd: out of luck" in said
-    nothing = subprocess.run([*command[:2], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
+    nothing = subprocess.run([*command[:4], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 1
     assert "there is no run beneath" in nothing.stderr

@@ -453,7 +453,7 @@ def configs(tmp_path: Path) -> Path:
         "configs/tuned/d-m-rf.yaml": "defaults: [d-m-sgd]",
         "configs/tuned/d-m-rf-squared.yaml": "optimizer: {lr: 0.7}",
         "configs/tuned/none.yaml": "# none",
-        "experiments/ablation/init.yaml": "defaults:\n  - override /tuned: none\noptimizer: {lr: 0.5}",
+        "configs/experiments/ablation/init.yaml": "defaults:\n  - override /tuned: none\noptimizer: {lr: 0.5}",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs/optimizer").glob("*.yaml"))}
+if not hasattr(torch.optim, "Muon"):  # torch 2.9 has it
+    del CONFIGS["muon"]
 OURS = [name for name, path in CONFIGS.items() if re.search(r"rootfree\.optim\.(?!ByShape)", path.read_text())]
 every_optimizer = pytest.mark.parametrize("name", CONFIGS)
 every_optimizer_of_ours = pytest.mark.parametrize("name", OURS)
@@ -225,7 +227,7 @@ def test_hyper_parameters_out_of_range_are_refused_by_name(name):
 
 
 def model(seed=0):
-    import timm  # here, since the processes of a pair import this file, too
+    timm = pytest.importorskip("timm")  # here, since the processes of a pair import this file, too
 
     torch.manual_seed(seed)
     sizes = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=4)
@@ -258,7 +260,7 @@ def test_trains_a_timm_model_in_foreign_code(name):
         optimizer.step()
         scheduler.step()
     assert all(parameter.isfinite().all() for parameter in network.parameters())
-    assert losses[-1] < losses[0]
+    assert sum(losses[13:]) < sum(losses[:12])  # one loss alone may jump up, on one processor and not on another
 
 
 def layers(seed):

@@ -104,8 +104,9 @@ def test_names_of_any_kind_are_shown_as_they_are(tmp_path: Path) -> None:
     assert all(markup not in text for markup in ("<b>&amp;</b>", "<img src=x", "</script>"))
     assert text.count("&lt;img src=x onerror=alert(1)&gt;") > 5
     assert "[/usr/lib]" in text
-    said = subprocess.run([sys.executable, "scripts/status.py", tmp_path / "failed"], cwd=ROOT, capture_output=True,
-                          text=True, check=True, env=os.environ | {"COLUMNS": "200"}).stdout  # fmt: skip
+    command = [sys.executable, "-m", "rootfree", "status", tmp_path / "failed"]
+    wide = os.environ | {"COLUMNS": "200"}
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=wide).stdout
     assert said.count(HOSTILE[3]) == 2
 
 
@@ -221,9 +222,14 @@ def test_own_runs_against_published_ones(tmp_path: Path) -> None:
     elsewhere = compare(here, made(tmp_path / "elsewhere", theirs, device="cpu: B, 1 thread"))
     assert "not expected to be identical" in elsewhere[0]
     assert "identical" not in elsewhere[1]
+    one, other = (
+        made(tmp_path / maker, theirs, device=f"cpu: {maker} (AVX2, portable), 1 thread(s)")
+        for maker in ("EPYC", "Xeon")
+    )
+    assert compare(one, other)[1]["identical"].tolist() == ["3 of 3", "2 of 2", "3 of 3"]
 
 
-def test_scripts_print_what_a_study_decides_and_change_nothing_published(tmp_path: Path) -> None:
+def test_commands_print_what_a_study_decides_and_change_nothing_published(tmp_path: Path) -> None:
     """The commands load no torch, keep to 80 columns, look searches up where they are, and fail in one line."""
     arm = "rf_rmsprop optimizer.beta2=0.99951171875 optimizer.power=0.5"
     write_study(tmp_path / "outputs", ARMS | {arm: [88.0, 89.0]})
@@ -236,12 +242,12 @@ def test_scripts_print_what_a_study_decides_and_change_nothing_published(tmp_pat
     )
     before = {file: file.read_bytes() for file in published.rglob("*.csv")}
 
-    def run(script: str, *args: Path | str) -> subprocess.CompletedProcess[str]:
-        code = f"import runpy, sys; sys.argv[0] = '{script}'; runpy.run_path('scripts/{script}', run_name='__main__')"
+    def run(command: str, *args: Path | str) -> subprocess.CompletedProcess[str]:
+        code = f"import sys; from rootfree.__main__ import main; sys.argv.insert(1, '{command}'); main()"
         code += "; assert not {'torch', 'hydra', 'scipy.stats'} & set(sys.modules)"
         return subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
 
-    reported = run("report.py", tmp_path / "own", "--outputs", tmp_path / "outputs", "--published", published)
+    reported = run("report", tmp_path / "own", "--outputs", tmp_path / "outputs", "--published", published)
     assert reported.returncode == 0, reported.stderr
     assert str(tmp_path / "own" / "index.html") in reported.stdout
     tables = reported.stdout.rpartition("report: ")[0]
@@ -255,7 +261,7 @@ def test_scripts_print_what_a_study_decides_and_change_nothing_published(tmp_pat
     assert 'data-name="search runs"><span>1<' in study, "the search behind the settings of sgd is published"
     assert "no data" not in index
     assert {file: file.read_bytes() for file in published.rglob("*.csv")} == before
-    nothing = run("collect.py", tmp_path / "nothing", "--into", tmp_path / "tables")
+    nothing = run("collect", tmp_path / "nothing", "--into", tmp_path / "tables")
     assert nothing.returncode == 1
     assert nothing.stderr.startswith("collect: no run has ended beneath")
     assert nothing.stderr.count("\n") == 1
@@ -324,7 +330,7 @@ def test_make_reports_what_ended_and_exits_as_the_training_did(
     python.chmod(0o755)
     made = subprocess.run(["make", "-o", "setup", target, f"PY={python}"], cwd=ROOT, capture_output=True, text=True)
     assert (made.returncode == 0) == (code == 0)
-    assert ("scripts/report.py" in (tmp_path / "log").read_text()) == reported
+    assert ("-m rootfree report" in (tmp_path / "log").read_text()) == reported
 
 
 PROBE = """

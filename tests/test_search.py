@@ -416,6 +416,7 @@ class Command:
 
 
 def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = Command(photos, tmp_path)
     lrs = [str(row["optimizer.lr"]) for row in draw(read_space(ROOT / "experiments" / "search" / "sgd.yaml"), 4, 0)]
     budget, two = "hydra.sweeper.budget=4", ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]
@@ -467,6 +468,7 @@ def test_a_wrong_setting_ends_a_search_in_a_line(photos: Path, tmp_path: Path) -
 
 
 def test_a_search_in_a_preset_halved_and_interrupted_by_ctrl_c(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = Command(photos, tmp_path)
     sweeper = ["hydra.sweeper.budget=2", "hydra.sweeper.halving=true", "hydra/launcher=local"]
     process = command.start(*sweeper, "+experiments/cnn=laptop", "trainer.epochs=400")

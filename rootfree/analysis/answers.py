@@ -1,6 +1,8 @@
 """What the verdicts say, in words and numbers: of a claim, of a question, and over all for whoever chooses a method."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -138,35 +140,33 @@ def summaries(claims: Claims, judgements: Sequence[Judgement]) -> list[dict[str,
 def duels(claims: Claims, judgements: Sequence[Judgement], each: int = 2) -> list[dict[str, Any]]:
     """Whether methods without the root were ahead of such with it on test accuracy, by model and data set.
 
+    A lead is one over searches, too, where the wider interval says the same; else it is called one over seeds.
+
     Args:
         claims: All of them; the pairs are those that they compare by plain names, from three seeds on.
         judgements: What was found.
         each: How many pairs of a question, at most.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for question in claims.questions:
-        pairs: dict[Any, dict[str, Any]] = {}
         for one in asked(question, judgements):
             for finding in filter(in_points, one.findings):
-                arms, part = (*finding.arms.values(),), finding.part
+                arms, part, study = (*finding.arms.values(),), finding.part, one.study
                 plain = isinstance(part, Part) and part.metric == "test_acc" and part.kind != "equivalence"
-                if not plain or len(arms) != 2 or finding.n < 3 or any(" " in arm for arm in arms):
+                if not (plain and study and one.place) or finding.n < 3 or any(" " in arm for arm in arms):
                     continue
-                if (
-                    one.study is None
-                    or one.place is None
-                    or [one.study.root_free(arm) for arm in arms] != [True, False]
-                ):
-                    continue
-                model = str(one.study.runs["model"].iloc[0])
-                fresh: dict[str, Any] = {"pair": arms, "model": model, "claim": one.claim.id, "places": {}}
-                duel = pairs.setdefault((arms, model), fresh)
-                place = {"direction": finding.direction, "estimate": f"{finding.estimate:+.1f}"}
-                if duel["claim"] == one.claim.id:  # another claim asks of other settings
-                    duel["places"].setdefault(one.place[1], place)
-        known = [(duel["pair"], duel["model"]) for duel in found]
-        found += [duel for key, duel in pairs.items() if key not in known][:each]
-    for duel in found:
-        directions = {place["direction"] for place in duel["places"].values()}
-        duel |= {"ahead": directions == {"ahead"}, "behind": "behind" in directions}
-    return found
+                if [study.root_free(arm) for arm in arms] == [True, False]:
+                    row = {"question": question.title, "pair": arms, "model": str(study.runs["model"].iloc[0])}
+                    row |= {"claim": one.claim.id, "dataset": one.place[1], "direction": finding.direction}
+                    sure = finding.over_searches == finding.direction != "not resolved"
+                    rows.append(row | {"sure": sure, "estimate": f"{finding.estimate:+.1f}"})
+    found: list[dict[str, Any]] = []
+    for (pair, model), group in pd.DataFrame(rows).groupby(["pair", "model"], sort=False) if rows else ():
+        first = group[group["claim"] == group["claim"].iloc[0]]  # another claim asks of other settings
+        places = first.drop_duplicates("dataset").to_dict("records")
+        ahead = all(place["direction"] == "ahead" for place in places)
+        trailing = [place["sure"] for place in places if place["direction"] == "behind"]
+        sure = all(place["sure"] for place in places) if ahead else any(trailing)
+        duel = {"pair": pair, "model": model, "places": places, "ahead": ahead, "behind": bool(trailing), "sure": sure}
+        found.append(duel | {key: places[0][key] for key in ("claim", "question")})
+    return [duel for _, these in groupby(found, key=itemgetter("question")) for duel in islice(these, each)]

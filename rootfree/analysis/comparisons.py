@@ -11,7 +11,7 @@ import pandas as pd
 from rootfree.analysis.checks import Check, evaluate
 from rootfree.analysis.claims import BETTER, Claim, Claims, Part
 from rootfree.analysis.searches import Search, behind, other_draws
-from rootfree.analysis.statistics import ALPHA, TESTS, Outcome, exact, share
+from rootfree.analysis.statistics import ALPHA, TESTS, Direction, Outcome, exact, share
 from rootfree.analysis.tables import Study
 
 REPEATS = 10_000  # of the bootstrap over searches
@@ -45,6 +45,11 @@ class Finding(Outcome):
     def kind(self) -> str:
         """The kind of its test."""
         return self.part.kind
+
+    @property
+    def over_searches(self) -> Direction:
+        """The interval over seeds and searches against zero."""
+        return "ahead" if self.low_searches > 0 else "behind" if self.high_searches < 0 else "not resolved"
 
     @property
     def p(self) -> float:

@@ -69,7 +69,8 @@ def gather(directory: Path, claims_file: Path, published: Path | None = None) ->
     folders = [directory, *([published] if own and published else [])]
     tables = [search for folder in folders for search in read_searches(folder / "search")]
     searches = known[0] if known else None
-    root, wanted = claims_file.resolve().parents[1], claims.wanted()
+    wanted = claims.wanted()
+    root = next((folder for folder in claims_file.resolve().parents if (folder / "configs").is_dir()), None)
     found = studies(runs, curves, searches=searches, tables=tables, wanted=wanted, root=root)
     if not found:
         raise ValueError(f"nothing to report: {directory / 'runs.csv'} holds only runs of searches ({len(runs)})")

@@ -161,7 +161,7 @@ def context(study: Study, claims: Claims) -> dict[str, Any]:
         "scale": study.scale or "ad hoc",
         "hardware": study.hardware,
         "luck": LUCK,
-        "code": ", ".join(sorted(set(study.runs["commit"].astype(str) + dirty))),
+        "code": ", ".join(sorted(set(study.runs["commit"].astype("str").fillna("installed") + dirty))),
     }  # fmt: skip
 
 

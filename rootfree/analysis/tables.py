@@ -96,8 +96,10 @@ class Study:
 
     @property
     def hardware(self) -> str:
-        """Every device that ran a part of it."""
-        return "; ".join(sorted(self.runs["device"].dropna().unique())) or "unknown hardware"
+        """Every device that ran a part of it; with portable numerics one processor is as good as another."""
+        devices = self.runs["device"].dropna().astype(str)
+        alike = devices.str.replace(r"cpu: .*\((.*, portable)\)", r"cpu: any x86-64 (\1)", regex=True)
+        return "; ".join(sorted(alike.unique())) or "unknown hardware"
 
     def arm(self, choice: str) -> str:
         """The arm that a choice of the config names: an optimizer, and settings such as `optimizer.init=0`.
@@ -198,8 +200,8 @@ def studies(
         searches: Rows of another `runs.csv` whose searches count, too: what a reproduction builds on.
         tables: The tables of searches.
         wanted: Arms that a preset's study has even where another preset asked for those runs first.
-        root: Folder of `configs` and `experiments`, which say what settings stand for an arm today. Where they do not,
-            or there is none, those of the run that ended last do.
+        root: Folder of `configs`, which say what settings stand for an arm today. Where they do not, or there is none,
+            those of the run that ended last do.
     """
     known = runs if searches is None else pd.concat([runs, searches]).drop_duplicates("run_id")
     searched = known[known["purpose"] == "search"].groupby(["dataset", "model", "optimizer"]).size().to_dict()

@@ -20,19 +20,20 @@ def stands(run: Mapping[str, Any], root: Path) -> bool | None:
 
     Args:
         run: A row of `runs.csv`.
-        root: Folder of `configs` and `experiments`.
+        root: Folder of `configs`, which has `experiments` in it.
     """
     try:
         given = dict(word.lstrip("+").split("=", 1) for word in shlex.split(str(run["command"])) if "=" in word)
-        presets = [_read(root / key / f"{given[key]}.yaml") for key in given if key.startswith("experiments/")]
+        configs = root / "configs"
+        presets = [_read(configs / key / f"{given[key]}.yaml") for key in given if key.startswith("experiments/")]
         choices = {key.removeprefix("override /"): value for preset in presets for entry in preset.get("defaults", [])
                    for key, value in entry.items()}  # fmt: skip
         names = {"dataset": run["dataset"], "model": run["model"], "optimizer": run["optimizer"]} | choices | given
         chosen = names.get("tuned", "{dataset}-{model}-{optimizer}" + _suffix(run["loss"]))
-        file = root / "configs" / "tuned" / f"{chosen.replace('${', '{').format(**names)}.yaml"
+        file = configs / "tuned" / f"{chosen.replace('${', '{').format(**names)}.yaml"
         if "--config-dir" in str(run["command"]) or ("tuned" in names and not file.is_file()):
             return None  # what a user's own files say is not known here
-        settings = dict(_read(root / "configs" / "optimizer" / f"{run['optimizer']}.yaml"))
+        settings = dict(_read(configs / "optimizer" / f"{run['optimizer']}.yaml"))
         for layer in [*([_read(file)] if file.is_file() else []), *presets]:
             settings |= layer.get("optimizer", {})
         own = [f"{key}={value}" for key, value in given.items() if key.startswith("optimizer.")]

@@ -149,9 +149,7 @@ def _kind_of_shard(param: Tensor) -> str | None:
     """Say what a parameter is that a process holds a part of, or None for a whole one."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
-    from torch.distributed.tensor import DTensor  # takes a while, and there is none without processes
-
-    if isinstance(param, DTensor):
+    if hasattr(param, "full_tensor"):  # its class takes a while to import, and lies elsewhere in torch 2.4
         return "a DTensor"
     # FullyShardedDataParallel leaves parts in the place of its parameters, and marks them by this alone
     return "a parameter of FullyShardedDataParallel" if getattr(param, "_fsdp_flattened", False) else None

@@ -1,5 +1,6 @@
 """Arithmetic on lists of tensors: as multi-tensor operations, or spelled out inside a compiled function."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -103,7 +104,13 @@ def pieces(params: list[Tensor], whole: bool) -> Iterator[list[Tensor]]:
 
 @cache
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile an update once per set of shapes and of options that change its code: one process may well see many."""
+    """Compile an update once per set of shapes and of options that change its code: one process may well see many.
+
+    Raises:
+        RuntimeError: torch is too old to compile as often as that.
+    """
+    if "recompile_limit" not in inspect.signature(torch.compile).parameters:
+        raise RuntimeError(f"compile=True needs torch 2.12 or newer, this is {torch.__version__}: leave it False")
     return torch.compile(  # type: ignore[call-overload]  # its overloads lack recompile_limit
         function,
         fullgraph=True,

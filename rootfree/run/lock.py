@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -136,4 +136,4 @@ def _file_system_time(folder: Path) -> float:
 
 def now() -> str:
     """Return the time, as every file of a run's folder says it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

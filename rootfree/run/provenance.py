@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import rootfree
-from rootfree import distributed
+from rootfree import distributed, numerics
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core")
 
@@ -34,10 +34,11 @@ def code() -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    status = git("status", "--porcelain", "--", ":/rootfree", ":/configs", ":/experiments")
+    tracked = git("ls-files", "--error-unmatch", __file__) is not None  # or installed, maybe inside another repository
+    status = git("status", "--porcelain", "--", ":/rootfree", ":/configs", ":/experiments") if tracked else None
     versions = {"python": platform.python_version(), "rootfree": rootfree.__version__}
     return {
-        "commit": git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD") if tracked else None,
         "dirty": None if status is None else bool(status),
         "versions": versions | {name: version_of(name) for name in PACKAGES},
     }
@@ -46,14 +47,15 @@ def code() -> dict[str, Any]:
 def describe_device(device: torch.device) -> str:
     """Name the hardware: what it is, on a CPU its instruction set and the threads in use, and how many processes.
 
-    The instruction set is that of torch's kernels: another one rounds differently, and so ends with other weights.
+    The instruction set is that of torch's kernels: another one rounds differently, and so ends with other weights;
+    `portable` ones end with the same on every x86-64 processor.
     """
     count = distributed.world_size()
     many = f"{count} x " if count > 1 else ""
     if device.type == "cuda":
         return f"{many}cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        instructions = torch.backends.cpu.get_cpu_capability()
+        instructions = torch.backends.cpu.get_cpu_capability() + (", portable" if numerics.is_portable() else "")
         return f"{many}cpu: {_processor()} ({instructions}), {torch.get_num_threads()} thread(s)"
     return f"{many}{device.type}: {_processor()}"
 

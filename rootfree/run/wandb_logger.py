@@ -3,10 +3,23 @@
 import threading
 import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
+
+
+@cache
+def installed() -> bool:
+    """Whether W&B is there; if not, say so once."""
+    if find_spec("wandb") is None:
+        print(
+            "W&B is not installed: runs are not mirrored (pip install wandb would; wandb.mode=disabled silences this)"
+        )
+        return False
+    return True
 
 
 class WandbLogger:
@@ -30,7 +43,7 @@ class WandbLogger:
     ) -> None:
         self._run: Any = None
         self.timeout = timeout
-        if mode == "disabled":
+        if mode == "disabled" or (mode == "offline" and not installed()):
             return
         try:
             import wandb
