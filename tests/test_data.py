@@ -566,3 +566,20 @@ def test_real_images_train_and_evaluate(name: str, classes: int, size: int, tmp_
         assert 0.5 < images.std() < 2
         assert len(labels.unique()) == classes
     assert not torch.equal(gathered(training)[0], gathered(training)[0])
+
+
+def test_label_noise_permutes_a_share_of_the_training_labels_and_nothing_else(tmp_path: Path) -> None:
+    """One draw for all runs, under a name and fingerprint of its own; without noise all is as it was."""
+    plain, same, noisy, again = (
+        digits.cluttered_digits(cache=str(tmp_path), label_noise=share) for share in (0.0, 0.0, 0.2, 0.2)
+    )
+    assert (same.name, same.fingerprint) == (plain.name, plain.fingerprint)
+    assert (noisy.name, noisy.fingerprint) == ("cluttered_digits-noise20", again.fingerprint)
+    assert len({plain.fingerprint, noisy.fingerprint, plain.with_label_noise(0.3).fingerprint}) == 3
+    assert torch.equal(noisy.train.labels, again.train.labels)
+    assert torch.equal(noisy.train.images, plain.train.images)
+    assert torch.equal(noisy.val.labels, plain.val.labels)
+    assert torch.equal(noisy.test.labels, plain.test.labels)
+    changed = (noisy.train.labels != plain.train.labels).float().mean().item()
+    assert abs(changed - 0.2 * 0.9) < 0.02  # one in ten keeps its class
+    assert noisy.class_counts == plain.class_counts

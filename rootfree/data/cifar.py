@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from rootfree.data.cache import cached
 from rootfree.data.splits import Split, TensorSplits, fingerprint, hold_out
@@ -19,6 +19,7 @@ def cifar(
     val_size: Annotated[int, Gt(0), Lt(50_000)] = 5000,
     pad: Annotated[int, Ge(0)] = 4,
     flip: bool = True,
+    label_noise: Annotated[float, Ge(0), Le(1)] = 0.0,
     download: bool = False,
     cache: str = "data/cache",
 ) -> TensorSplits:
@@ -34,6 +35,7 @@ def cifar(
         val_size: training images held out for validation, by a seeded stratified draw.
         pad: padding of the random crop, pixels.
         flip: mirror training images with probability 1/2.
+        label_noise: share of the training images whose labels are permuted among them, as `with_label_noise` does.
         download: fetch the data (170 MB, checked against its MD5) if it is not there.
         cache: folder that keeps the images in one file, which is then used without looking at `root`.
 
@@ -46,7 +48,8 @@ def cifar(
                   lambda: _read(name.upper(), Path(root).expanduser(), download))  # fmt: skip
     whole, test = (Split(made[key]["images"], made[key]["labels"]) for key in ("train", "test"))
     train, val = hold_out(whole, val_size, seed=0)
-    return TensorSplits(name, tuple(made["classes"]), train, val, test, made["fingerprint"], batch_size, pad, flip)
+    return TensorSplits(name, tuple(made["classes"]), train, val, test, made["fingerprint"], batch_size, pad,
+                        flip).with_label_noise(label_noise)  # fmt: skip
 
 
 def _read(kind: str, root: Path, download: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from PIL import Image
 
 from rootfree.data.cache import cached
@@ -28,6 +28,7 @@ VERSION = 1  # raise it when the composition changes, so that old cache files ar
 def cluttered_digits(
     batch_size: Annotated[int, Gt(0)] = 64,
     pad: Annotated[int, Ge(0)] = 2,
+    label_noise: Annotated[float, Ge(0), Le(1)] = 0.0,
     cache: str = "data/cache",
 ) -> TensorSplits:
     """Handwritten digits on cluttered 32x32 colour backgrounds: 5,000 train, 2,000 val, 10,000 test, 10 classes.
@@ -35,13 +36,14 @@ def cluttered_digits(
     Args:
         batch_size: images per training step.
         pad: padding of the random crop, pixels. Digits are never mirrored.
+        label_noise: share of the training images whose labels are permuted among them, as `with_label_noise` does.
         cache: folder that keeps the composed images.
     """
     made = _made(Path(cache))
     splits = {name: Split(made[name]["images"], made[name]["labels"]) for name in COUNT}
     classes = tuple(str(digit) for digit in range(10))
     return TensorSplits("cluttered_digits", classes, **splits, fingerprint=made["fingerprint"],
-                        batch_size=batch_size, pad=pad, flip=False)  # fmt: skip
+                        batch_size=batch_size, pad=pad, flip=False).with_label_noise(label_noise)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

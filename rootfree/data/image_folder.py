@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
@@ -36,6 +36,7 @@ def image_folder(
     train_size: Annotated[int, Gt(0)] | None = None,
     pad: Annotated[int, Ge(0)] = 4,
     flip: bool = True,
+    label_noise: Annotated[float, Ge(0), Le(1)] = 0.0,
     cache: str = "data/cache",
 ) -> TensorSplits:
     """Images in class folders, resized (shorter side, then centre crop) to `image_size`, held in memory as uint8.
@@ -51,6 +52,7 @@ def image_folder(
         train_size: use only so many of the remaining training images, drawn once, stratified; all if null.
         pad: padding of the random crop, pixels.
         flip: mirror training images with probability 1/2.
+        label_noise: share of the training images whose labels are permuted among them, as `with_label_noise` does.
         cache: folder that keeps the decoded images.
 
     Raises:
@@ -63,7 +65,7 @@ def image_folder(
                          f"up to {LARGEST} pixels; for larger ones, dataset=large_image_folder")  # fmt: skip
     folder = Path(root).expanduser().resolve()
     made = decoded(image_size, Path(cache), list_splits(folder))
-    return in_memory(made, name, batch_size, val_share, train_size, pad, flip)
+    return in_memory(made, name, batch_size, val_share, train_size, pad, flip).with_label_noise(label_noise)
 
 
 def in_memory(

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -152,6 +152,21 @@ class TensorSplits(Splits[Split]):
 
     pad: int
     flip: bool
+
+    def with_label_noise(self, share: float) -> "TensorSplits":
+        """Permute the labels of a share of the training images among them: one draw, the same for all runs.
+
+        About one in (number of classes) of them gets the label that it had. Val and test stay as they are. Whatever is
+        said of training images afterwards, training accuracy too, is about the labels that were trained on.
+        """
+        if share == 0:
+            return self
+        generator, labels = torch.Generator().manual_seed(2), self.train.labels.clone()  # hold_out has seeds 0 and 1
+        chosen = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
+        labels[chosen] = labels[chosen[torch.randperm(len(chosen), generator=generator)]]
+        mark = hashlib.sha256(f"{self.fingerprint} label_noise={share}".encode()).hexdigest()[:16]
+        return replace(self, name=f"{self.name}-noise{100 * share:g}", train=Split(self.train.images, labels),
+                       fingerprint=mark)  # fmt: skip
 
     @property
     def image_size(self) -> int:  # noqa: D102

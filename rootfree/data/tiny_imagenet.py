@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from rootfree.data.download import download_folder
 from rootfree.data.image_folder import Listing, check_classes, decoded, images_of, in_memory, is_leftover, list_splits
@@ -19,6 +19,7 @@ def tiny_imagenet(
     val_share: Annotated[float, Gt(0), Lt(1)] = 0.1,
     pad: Annotated[int, Ge(0)] = 8,
     flip: bool = True,
+    label_noise: Annotated[float, Ge(0), Le(1)] = 0.0,
     download: bool = False,
     cache: str = "data/cache",
 ) -> TensorSplits:
@@ -30,6 +31,7 @@ def tiny_imagenet(
         val_share: share of the training images held out for validation, by a seeded stratified draw.
         pad: padding of the random crop, pixels.
         flip: mirror training images with probability 1/2.
+        label_noise: share of the training images whose labels are permuted among them, as `with_label_noise` does.
         download: fetch the data (248 MB, checked against its MD5) if `root` is not there.
         cache: folder that keeps the decoded images.
 
@@ -45,7 +47,8 @@ def tiny_imagenet(
         check_classes(folder, listing)
     else:
         listing = list_splits(folder, test=("val",))
-    return in_memory(decoded(64, Path(cache), listing), "tiny_imagenet", batch_size, val_share, None, pad, flip)
+    return in_memory(decoded(64, Path(cache), listing), "tiny_imagenet", batch_size, val_share, None, pad,
+                     flip).with_label_noise(label_noise)  # fmt: skip
 
 
 def _train(folder: Path) -> Listing:
