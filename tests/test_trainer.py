@@ -131,7 +131,12 @@ def test_processes_make_another_run_only_where_they_change_the_step(
     plain = ["model._target_=test_distributed.Double", "~model.stem_stride"]
     assert run_id(1, *plain) == run_id(2, *plain)
     assert len({run_id(1), run_id(2), run_id(4)}) == 3  # batch statistics
-    files = ["dataset._target_=rootfree.data.large_image_folder.large_image_folder", "~dataset.pad", "~dataset.label_noise", *plain]
+    files = [
+        "dataset._target_=rootfree.data.large_image_folder.large_image_folder",
+        "~dataset.pad",
+        "~dataset.label_noise",
+        *plain,
+    ]
     assert run_id(1, *files) == run_id(2, *files)
     mixed = [*files, "+dataset.mixup=0.2"]  # each process mixes the images of its own share
     assert run_id(1, *mixed) != run_id(2, *mixed)
