@@ -31,12 +31,12 @@ REPRODUCE = status=0; for preset in $(2); do \
 	done; $(REPORT); exit $$status
 
 .PHONY: help setup lint types test test-slow test-torch smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
-.PHONY: status search publish restore report check-report theory bench wandb-sync clean
+.PHONY: status search publish restore report check-report theory bench gpu-check pack unpack wandb-sync clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
 	@echo
-	@echo "  SCALE=smoke|laptop|gpu|paper  size of a study (default laptop); all presets: ls experiments/*"
+	@echo "  SCALE=smoke|laptop|gpu_hour|gpu|paper  size of a study (default laptop); all presets: ls experiments/*"
 	@echo "  JOBS=n                runs at a time, each on one thread (default 1; one per core is fastest)"
 	@echo "  ARGS='key=value'      settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
 	@echo "  DRYRUN=1              only say what would run, what is done, and how long it takes"
@@ -107,6 +107,12 @@ publish: setup ## merge finished runs into results/ (ARGS=outputs=<folder>), and
 restore: setup ## rebuild run folders from results/, so that published runs are not trained again
 	$(PY) -m rootfree restore results $(OUTPUTS)
 
+pack: ## the runs that ended, without checkpoints, into runs.tar.gz, for another machine (ARGS=outputs=<folder>)
+	cd $(OUTPUTS) && tar -czf $(CURDIR)/runs.tar.gz --exclude=checkpoint.pt --exclude=wandb $$(dirname */summary.json)
+
+unpack: ## what pack took, into the outputs; a file that is there stays as it is
+	mkdir -p $(OUTPUTS) && tar -xzf runs.tar.gz --skip-old-files -C $(OUTPUTS)
+
 wandb-sync: setup ## upload what W&B recorded offline
 	.venv/bin/wandb sync --append $(OUTPUTS)/*/wandb/offline-run-*
 
@@ -127,6 +133,9 @@ bench: setup ## time optimizers and training loop against their peers, into resu
 	$(PY) scripts/bench_training.py
 	$(PY) scripts/bench_sweeps.py
 	$(PY) scripts/bench_analysis.py
+
+gpu-check: setup ## check and time all on a GPU, in at most 8 minutes, into results/gpu.csv; without one the CPU half
+	$(PY) scripts/gpu_check.py $(WORDS)
 
 clean: ## remove caches and smoke runs; never results/ or other outputs
 	rm -rf outputs/smoke .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,5 +1,6 @@
 """What the benchmarks share: rows, bounds, and a table in which newer rows replace older ones of the same machine."""
 
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -38,3 +39,17 @@ def test_newer_rows_replace_those_of_the_same_machine(tmp_path: Path) -> None:
     table = pd.read_csv(file)
     assert table[["what", "device", "value"]].values.tolist() == [["a", "one", 5], ["b", "one", 2], ["a", "two", 3]]
     assert table["ratio"].tolist()[1] == 0.5
+
+
+def test_the_cpu_half_of_the_gpu_check_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, file = Path(__file__).parent.parent / "scripts" / "gpu_check.py", tmp_path / "gpu.csv"
+    monkeypatch.setattr("sys.argv", ["gpu_check.py", "--device", "cpu", "--output", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0  # all bounds are kept
+    assert capsys.readouterr().out.startswith("gpu-check: no GPU here")
+    table = pd.read_csv(file).set_index("what")["value"]
+    assert table.filter(like="IFShampoo, float32").item() < 1e-4
+    assert table.filter(like="resumed").tolist() == table.filter(like="stochastic rounding").tolist() == [0]
