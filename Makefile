@@ -66,7 +66,7 @@ test-torch: ## optimizer tests on another torch, up to 8 GB: make test-torch TOR
 	$$env/bin/pip install -q torch==$(TORCH) hydra-core numpy pytest; $$env/bin/pip wheel -q --no-deps -w $$env/wheel .; \
 	$$env/bin/pip install -q $$env/wheel/*.whl; $$env/bin/pytest tests/test_optim_*.py $(WORDS)
 
-test-slow: setup ## simulations of the statistics: coverage and error rates of the verdicts
+test-slow: setup ## simulations of the statistics, and every cell of every preset
 	$(PY) -m pytest -m slow
 
 smoke: setup ## both studies at their smallest, in a minute or two

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_configs import ROOT, composed
+from test_configs import RELEASED as TUNED
+from test_configs import ROOT, checked, composed
 from torch import Tensor
 
 from rootfree.losses import rescaled_mse
 from rootfree.schedules import constant, multistep, warmup_cosine, warmup_cosine_absolute
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*freezes a second moment")  # as released: that is an arm's point
 RELEASED = Path(__file__).parent / "released"
 FACTS = ROOT.parent / "shared" / "paper.md"
 MODELS = {
@@ -56,13 +58,23 @@ def label(row: Row) -> str:
     return f"{row['model']}-{row['method']}"
 
 
+def arms_of(optimizer: str) -> list[str]:
+    """The optimizers of ours that have its numbers."""
+    return [optimizer, f"{optimizer}_bf16"] if optimizer in ("rf_rmsprop", "if_shampoo") else [optimizer]
+
+
+def test_the_files_that_name_the_papers_code_are_those_of_its_winners() -> None:
+    places = [place(row) for row in released("winners")]
+    names = {f"{data}-{model}-{arm}{loss}" for data, model, optimizer, loss in places for arm in arms_of(optimizer)}
+    assert {file.stem for file in TUNED} == names
+
+
 @pytest.mark.parametrize("row", released("winners"), ids=label)
 def test_winners_are_the_released_ones(row: Row) -> None:
     dataset, model, optimizer, ending = place(row)
     loss = ending.removeprefix("-") or "cross_entropy"
-    arms = [optimizer, f"{optimizer}_bf16"] if optimizer in ("rf_rmsprop", "if_shampoo") else [optimizer]
-    for arm in arms:
-        settings = composed(f"dataset={dataset}", f"model={model}", f"optimizer={arm}", f"loss={loss}").optimizer
+    for arm in arms_of(optimizer):
+        settings = checked(f"dataset={dataset}", f"model={model}", f"optimizer={arm}", f"loss={loss}").optimizer
         for column, key in KEYS[optimizer].items():
             number = float(row[column])
             number = number / 4 if model == "swin_tiny" and column == "lr" else number
