@@ -298,8 +298,8 @@ def test_first_claim_with_its_premise() -> None:
     assert first.compared[1].bound("paper") == 0.5
     judgements = scorecard(claims, [made(ARMS), made(ARMS, preset=None)])
     ids = [j.claim.id for j in judgements]
-    assert list(dict.fromkeys(ids)) == [*(f"C{n}" for n in range(1, 17)), *(f"P{n}" for n in range(1, 6))]
-    assert [j.verdict for j in judgements] == ["supported", *["no data"] * 20]
+    assert list(dict.fromkeys(ids)) == [claim.id for claim in claims.claims]
+    assert [j.verdict for j in judgements] == ["supported", *["no data"] * (len(claims.claims) - 1)]
 
 
 def noisy(mean: float, n: int) -> dict[str, Values]:
