@@ -131,10 +131,10 @@ def _describe_factors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """How much of the Kronecker factors never moved; nothing for optimizers that keep none."""
     frozen, count = [], 0
     for state in (optimizer.state.get(param, {}) for group in optimizer.param_groups for param in group["params"]):
-        for axis in [key.removeprefix("factor_") for key in state if re.fullmatch(r"factor_\d+", key)]:
+        for axis in [key.removeprefix("factor_") for key in state if re.fullmatch(r"factor(_\d+)+", key)]:
             factor = state[f"factor_{axis}"]
             # Shampoo sums its factors up from nothing; those without the root start at the identity
-            start = torch.zeros_like(factor) if f"root_{axis}" in state else torch.eye(len(factor)).to(factor)
+            start = torch.zeros_like(factor) if f"root_{axis}" in state else torch.eye(factor.shape[-1]).to(factor)
             frozen.append((factor == start).sum())
             count += factor.numel()
     return {"share_frozen": torch.stack(frozen).sum() / count} if count else {}

@@ -193,6 +193,74 @@ def test_equals_the_equations_over_50_steps(name: str) -> None:
         torch.testing.assert_close(param.detach(), expected, rtol=1e-9, atol=1e-11, msg=lambda m, i=i: f"{i}: {m}")
 
 
+def run_apart(name: str, params: list[nn.Parameter], pieces: list[list[Tensor]], **hyper: Any) -> None:
+    """Train parameters, and pieces of copies of them as parameters of their own: they must stay together."""
+    cls, settings = METHODS[name]
+    optimizer = cls(params, update_every=2, **settings, **hyper)
+    apart = [[nn.Parameter(piece.detach().clone()) for piece in cut] for cut in pieces]
+    alone = cls([piece for cut in apart for piece in cut], update_every=2, **settings)
+    for step in range(5):
+        if step == 3:  # a state with blocks goes through a state dict
+            again = cls(params, update_every=2, **settings, **hyper)
+            again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            optimizer = again
+        for i, (param, cut, views) in enumerate(zip(params, apart, pieces, strict=True)):
+            param.grad = randn(*param.shape, seed=10 * step + i)
+            with torch.no_grad():
+                for piece, view in zip(cut, views, strict=True):
+                    start = view.storage_offset()
+                    piece.grad = param.grad.as_strided(view.shape, view.stride(), start).clone()
+        optimizer.step()
+        alone.step()
+        for cut, views in zip(apart, pieces, strict=True):
+            for piece, view in zip(cut, views, strict=True):
+                torch.testing.assert_close(view.detach(), piece.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_parameter_with_long_axes_is_many_with_short_ones(name: str) -> None:
+    params = [nn.Parameter(randn(*shape, seed=i)) for i, shape in enumerate([(7, 4), (6, 3, 2, 2), (5,), (4, 4)])]
+    rows = [(2, 2, 3), (3, 3), (2, 3), (4,)]  # of at most 3, as equal as can be; the last is cut nowhere
+    columns = [(2, 2), (3,), None, (4,)]
+    pieces = [
+        [piece for part in param.split(rows[i]) for piece in (part.split(columns[i], 1) if columns[i] else [part])]
+        for i, param in enumerate(params)
+    ]
+    run_apart(name, params[:3], pieces[:3], max_dim=3)
+    run_apart(name, params[3:], pieces[3:], max_dim=4)
+
+
+@pytest.mark.parametrize("name", ["if_shampoo", "rf_shampoo", "shampoo"])  # grafting gives a vector one length
+def test_a_vector_of_coordinates_is_many_scalars(name: str) -> None:
+    params = [nn.Parameter(randn(*shape, seed=i)) for i, shape in enumerate([(5,), (5,), (4, 3), (2,)])]
+    pieces = [list(param.unbind()) if param.ndim == 1 else [param] for param in params]
+    run_apart(name, params, pieces, max_dim=4, precondition_1d=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_state_of_an_embedding_and_of_a_long_bias_is_small_and_foreseen(name: str) -> None:
+    cls, hyper = METHODS[name]
+    params = [nn.Parameter(randn(3072, dtype=torch.float32)), nn.Parameter(randn(300, 20, dtype=torch.float32))]
+    optimizer = cls(params, precondition_1d=False, max_dim=128, **hyper)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    found = sum(v.nbytes for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
+    like_params = 1 + ("grafting" in hyper)
+    assert found == 4 * (3072 * (2 + like_params) + 300 * 20 * like_params + 2 * 3 * (100**2 + 20**2))
+    net = nn.Module()
+    net.weight, net.bias = reversed(params)
+    for of in (net, [(3072,), (300, 20)]):
+        assert cls.state_bytes(of, precondition_1d=False, max_dim=128, **hyper) == found
+    ends = [50_000 * i // 49 for i in range(50)]
+    matrices = 2 * sum((end - start) ** 2 + 512**2 for start, end in pairwise(ends))
+    assert cls.state_bytes([(50_000, 512)], **hyper) == 4 * (matrices + like_params * 50_000 * 512)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["max_dim"] = 200
+    with pytest.raises(ValueError, match=r"factor_0_0 of shape .* is not the state of .* with max_dim = 200"):
+        optimizer.load_state_dict(saved)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first axis", "middle axis", "last axis"])
 def test_gram_by_blocks_equals_the_whole_product(place: int) -> None:
     batch = randn(2, *(301 if axis == place else 5 for axis in range(3)))
@@ -386,9 +454,16 @@ def test_state_survives_saving_and_copying_bit_for_bit(name: str, state_dtype: s
         assert all(map(torch.equal, run(others, other, range(3, 8)), expected))
 
 
-BAD = {"lr": -1.0, "update_every": 0, "weight_decay": math.nan, "state_dtype": "int8"}
+BAD = {
+    "lr": -1.0,
+    "update_every": 0,
+    "max_dim": 0,
+    "precondition_1d": "no",
+    "weight_decay": math.nan,
+    "state_dtype": "int8",
+}
 BAD_OF = {
-    IFShampoo: {"batch_size": 0, "precond_lr": -0.1, "damping": -1.0, "momentum": 1.5, "precond_momentum": -0.1},
+    IFShampoo: {"batch_size": 0, "precond_lr": -0.1, "damping": 0.0, "momentum": 1.5, "precond_momentum": -0.1},
     RFShampoo: {"batch_size": 0, "beta2": 1.1, "damping": -1.0, "momentum": 1.5},
     Shampoo: {"betas": (0.9, 1.1), "eps": 0.0, "grafting": "sgd"},
 }

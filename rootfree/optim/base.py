@@ -1,19 +1,22 @@
 """What every optimizer of this package shares: validation, gradients, and a state that keeps its dtype."""
 
+import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+State = dict[str, Any]
 
 
 class Optimizer(torch.optim.Optimizer):
-    """A `torch.optim.Optimizer` whose subclasses say what their numbers may be, and how one group makes a step.
+    """A `torch.optim.Optimizer` whose subclasses say what their state is, and how one group makes a step.
 
     Attributes:
         ALWAYS: what the state of every parameter holds; names of matrices without the axis they end in.
@@ -27,14 +30,26 @@ class Optimizer(torch.optim.Optimizer):
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Raise `ValueError` unless every hyper-parameter of a group is in its range; bring them into one form."""
+        for key, (low, high, open_low) in RANGES.items():
+            if key in self.defaults:
+                check(key, group[key], low, high, open_low=open_low)
+        for key in SWITCHES & self.defaults.keys():
+            check_choice(key, group[key], (False, True))
+        for key in INTEGERS & self.defaults.keys():
+            check_integer(key, group[key])
+        group["state_dtype"] = dtype_name(group["state_dtype"])
+
+    def init_state(self, group: dict[str, Any], param: Tensor, state: State) -> None:
+        """Give the state of a parameter what it lacks."""
         raise NotImplementedError
 
-    def update(self, group: dict[str, Any], first: int) -> None:
-        """Update the parameters of one group from their gradients, in place.
+    def update(self, group: dict[str, Any], params: list[Tensor], first: int) -> None:
+        """Update parameters of one group, which have a gradient and a state, in place.
 
         Args:
             group: the group.
-            first: the place of its first parameter among all.
+            params: those of its parameters.
+            first: the place of the group's first parameter among all.
         """
         raise NotImplementedError
 
@@ -58,7 +73,10 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         first = 0
         for group in self.param_groups:
-            self.update(group, first)
+            params = list(self.with_gradient(group))
+            for param in params:
+                self.init_state(group, param, self.state[param])
+            self.update(group, params, first)
             first += len(group["params"])
         return loss
 
@@ -84,6 +102,27 @@ class Optimizer(torch.optim.Optimizer):
                 )
             yield param
 
+    @classmethod
+    def state_bytes(cls, of: nn.Module | Iterable[Sequence[int]], **hyper: Any) -> int:
+        """Count the bytes of the state that a model takes, or float32 parameters of some shapes, without making it.
+
+        Args:
+            of: the model, or the shapes.
+            hyper: arguments of the class; `lr` and `batch_size` may be left out.
+        """
+        made = of.parameters() if isinstance(of, nn.Module) else (torch.empty(*shape, device="meta") for shape in of)
+        params = [torch.empty_like(param, device="meta") for param in made if param.numel()]
+        required = {"lr": 0.0, "batch_size": 1}.items()
+        known = inspect.signature(cls).parameters
+        optimizer: Any = cls(params, **{key: value for key, value in required if key in known} | hyper)
+        state: State = {}
+        total = 0
+        for param in params:
+            state.clear()
+            optimizer.init_state(optimizer.param_groups[0], param, state)
+            total += sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
+        return total
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state bit for bit: unlike torch's own, a state tensor keeps its dtype when the parameter's differs.
 
@@ -98,9 +137,10 @@ class Optimizer(torch.optim.Optimizer):
         ids = chain.from_iterable(group["params"] for group in saved_groups)
         params = list(chain.from_iterable(group["params"] for group in self.param_groups))
         states = [(param, state_dict["state"].get(key)) for key, param in zip(ids, params, strict=False)]
-        for param, saved in states:
+        group_of = chain.from_iterable([group] * len(group["params"]) for group in groups)
+        for group, (param, saved) in zip(group_of, states, strict=False):
             if saved:
-                self._check_state(param, saved)
+                self._check_state(group, param, saved)
         super().load_state_dict({**state_dict, "param_groups": groups})
         for param, saved in states:
             if saved is not None:
@@ -113,21 +153,23 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"this is not the state of {name}: its parameter groups lack {', '.join(lacking)}")
         return self._checked({**{key: group[key] for key in self.defaults.keys() & group.keys()}, **saved})
 
-    def _check_state(self, param: Tensor, saved: dict[str, Any]) -> None:
+    def _check_state(self, group: dict[str, Any], param: Tensor, saved: State) -> None:
         """Refuse the saved state of a parameter that this class cannot have written, or not for such a parameter."""
-        name, found = type(self).__name__, {re.sub(r"_\d+$", "", str(key)) for key in saved}
+        name, found = type(self).__name__, {re.sub(r"(_\d+)+$", "", str(key)) for key in saved}
         if foreign := sorted(found - {*self.ALWAYS, *self.SOMETIMES}):
             known = ", ".join((*self.ALWAYS, *self.SOMETIMES))
             raise ValueError(f"this is not the state of {name}: it holds {', '.join(foreign)}, and {name}'s {known}")
         if lacking := [key for key in self.ALWAYS if key not in found]:
             raise ValueError(f"this is not the state of {name}: it lacks {', '.join(lacking)}")
+        expected: State = {}
+        self.init_state(group, torch.empty_like(param, device="meta"), expected)
         for key, value in saved.items():
-            if isinstance(value, Tensor) and value.ndim:
-                axis = re.search(r"_(\d+)$", key)
-                shape = (dict(enumerate(param.shape or (1,))).get(int(axis[1])),) * 2 if axis else param.shape
-                if value.shape != shape:
-                    raise ValueError(f"{key} of shape {tuple(value.shape)} is not the state of a parameter of shape "
-                                     f"{tuple(param.shape)}")  # fmt: skip
+            matrix = re.search(r"(_\d+)+$", key)
+            like = expected.get(f"factor{matrix[0]}") if matrix else param
+            if isinstance(value, Tensor) and value.ndim and (like is None or value.shape != like.shape):
+                blocks = f" with max_dim = {group['max_dim']}" if matrix else ""
+                raise ValueError(f"{key} of shape {tuple(value.shape)} is not the state of a parameter of shape "
+                                 f"{tuple(param.shape)}{blocks}")  # fmt: skip
 
 
 def _copy_to(value: Any, device: torch.device) -> Any:
@@ -184,10 +226,10 @@ def check_betas(betas: Any, *, open_high: bool = False) -> None:
         check(f"betas[{i}]", beta, 0, 1, open_high=open_high)
 
 
-def check_interval(value: Any) -> None:
-    """Raise `ValueError` unless `value` can be an `update_every`: an integer of at least 1."""
+def check_integer(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is an integer of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"update_every = {value!r} is not allowed: an integer in [1, inf) is")
+        raise ValueError(f"{name} = {value!r} is not allowed: an integer in [1, inf) is")
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -196,6 +238,22 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
         raise ValueError(f"{name} = {value!r} is not allowed: one of {', '.join(map(repr, choices))} is")
 
 
+# What hyper-parameters may be, by name: (lowest, highest, whether the lowest itself is not allowed) of numbers
+RANGES = {
+    "lr": (0, math.inf, False),
+    "batch_size": (1, math.inf, False),
+    "beta2": (0, 1, False),
+    "precond_lr": (0, math.inf, False),
+    "damping": (0, math.inf, False),
+    "eps": (0, math.inf, True),
+    "momentum": (0, 1, False),
+    "precond_momentum": (0, 1, False),
+    "weight_decay": (0, math.inf, False),
+    "init": (0, math.inf, False),
+    "power": (0, math.inf, False),
+}
+SWITCHES = {"bias_correction", "compile", "precondition_1d"}
+INTEGERS = {"update_every", "max_dim"}
 STATE_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 

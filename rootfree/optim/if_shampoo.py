@@ -40,18 +40,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, check_interval, dtype_name, dtype_of_state
-from rootfree.optim.kronecker import (
-    add_gram_,
-    batches,
-    long_axes,
-    multiply,
-    multiply_all,
-    stack,
-    stacked,
-    unstack,
-)
-from rootfree.optim.multi_tensor import add_scaled_, scale_
+from rootfree.optim.base import check
+from rootfree.optim.kronecker import Batch, MatrixOptimizer, add_gram_, multiply, multiply_all, stack, unstack
+from rootfree.optim.multi_tensor import descend_
 
 
 def if_shampoo_(
@@ -66,7 +57,7 @@ def if_shampoo_(
     damping: float,
     momentum: float,
     precond_momentum: float,
-    weight_decay: float,
+    weight_decay: float | None,
     batch_size: float,
     update_factors: bool,
 ) -> None:
@@ -75,7 +66,7 @@ def if_shampoo_(
     Factors and their momenta are stacks (batch, d, d), by the place of their axis in the layout; the momenta are
     empty with `precond_momentum=0`, the buffers with `momentum=0`.
     """
-    grad = stack(grads, next(iter(factors.values())).dtype)
+    grad = stack(grads, factors)
     if update_factors:
         update_factors_(factors, factor_momenta, grad, precond_lr, damping, precond_momentum, batch_size)
 
@@ -86,14 +77,7 @@ def if_shampoo_(
         if place not in formed:
             direction = multiply(factor, multiply(factor.mT, direction, place), place)
 
-    directions = unstack(direction, params[0].shape)
-    if weight_decay != 0:
-        torch._foreach_add_(directions, params, alpha=weight_decay)
-    if momentum_buffers:
-        scale_(momentum_buffers, momentum)
-        torch._foreach_add_(momentum_buffers, directions)
-        directions = momentum_buffers
-    add_scaled_(params, directions, -lr)
+    descend_(params, unstack(direction, params[0].shape), momentum_buffers, lr, momentum, weight_decay)
 
 
 def update_factors_(
@@ -126,7 +110,7 @@ def _norm(matrices: Tensor) -> Tensor:
     return torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)  # Frobenius, (batch, 1, 1)
 
 
-class IFShampoo(Optimizer):
+class IFShampoo(MatrixOptimizer):
     """Shampoo with neither a root nor an inverse: matrix products alone, in any dtype (equations: top of this file).
 
     Example:
@@ -143,8 +127,8 @@ class IFShampoo(Optimizer):
 
     Cost: per axis of length d two d x d state tensors (one with `precond_momentum=0`), and a momentum buffer. With D
     the number of elements of a parameter, an update takes about 4 D d + 3 d^3 flops per axis and a step, with or
-    without an update, min(4 D d, 2 D d + 2 d^3). Factors are dense: an axis of 50,000 would need 20 GB for both.
-    Nothing waits for the device.
+    without an update, min(4 D d, 2 D d + 2 d^3). Axes are no longer than `max_dim`
+    here: the state of an embedding of 50,000 x 512 takes 0.6 GB. Nothing waits for the device.
 
     With `state_dtype="bfloat16"` factors, momenta and buffer are bfloat16, and so are the products. A factor then
     stands still where precond_lr |m_n| < 2^-9 relative to it, so `precond_lr` wants to be 0.05 or more.
@@ -155,12 +139,17 @@ class IFShampoo(Optimizer):
         batch_size: B, how many examples the mean loss is over; >= 1. With gradient accumulation the number over all
             micro-batches, with data-parallel processes the number over all processes.
         precond_lr: Step size b2 of the factors; >= 0. The counterpart of 1 - beta2 in methods with a moving average.
-        damping: lambda, added to the gradient's second moment, in units of B g^2; >= 0.
+        damping: lambda, added to the gradient's second moment, in units of B g^2; > 0, or a zero gradient would let
+            the factors grow without end.
         momentum: Heavy-ball momentum a1 without dampening, in [0, 1]; 0 keeps no buffer.
         precond_momentum: Momentum a2 of the factors, in [0, 1]; 0 keeps no buffer.
         weight_decay: L2 coefficient kappa, added after preconditioning and inside the momentum; >= 0.
         update_every: T, an integer >= 1: the factors are updated at every T-th step of a parameter, beginning with
             its first.
+        max_dim: An integer >= 1: a longer axis is cut into blocks of at most that length, as equal as can be, and each
+            block of the parameter has factors of its own.
+        precondition_1d: Whether a vector has a factor like other parameters. False treats each of its coordinates as a
+            vector of length 1: the diagonal form of the method, with two numbers per coordinate.
         state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a
             torch dtype); None takes the parameter's. float16 can overflow.
 
@@ -171,7 +160,6 @@ class IFShampoo(Optimizer):
 
     ALWAYS = ("step", "factor")
     SOMETIMES = ("factor_momentum", "momentum_buffer")
-    WHOLE = True
 
     def __init__(
         self,
@@ -185,67 +173,38 @@ class IFShampoo(Optimizer):
         precond_momentum: float = 0.5,
         weight_decay: float = 0.0,
         update_every: int = 1,
+        max_dim: int = 1024,
+        precondition_1d: bool = True,
         state_dtype: str | torch.dtype | None = None,
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            batch_size=batch_size,
-            precond_lr=precond_lr,
-            damping=damping,
-            momentum=momentum,
-            precond_momentum=precond_momentum,
-            weight_decay=weight_decay,
-            update_every=update_every,
-            state_dtype=dtype_name(state_dtype),
-        )
+        defaults = dict(lr=lr, batch_size=batch_size, precond_lr=precond_lr, damping=damping,
+                        momentum=momentum, precond_momentum=precond_momentum,
+                        weight_decay=weight_decay, update_every=update_every, max_dim=max_dim,
+                        precondition_1d=precondition_1d, state_dtype=state_dtype)  # fmt: skip
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
-        check("lr", group["lr"], 0)
-        check("batch_size", group["batch_size"], 1)
-        check("precond_lr", group["precond_lr"], 0)
-        check("damping", group["damping"], 0)
-        check("momentum", group["momentum"], 0, 1)
-        check("precond_momentum", group["precond_momentum"], 0, 1)
-        check("weight_decay", group["weight_decay"], 0)
-        check_interval(group["update_every"])
-        group["state_dtype"] = dtype_name(group["state_dtype"])
+        super().check_group(group)
+        check("damping", group["damping"], 0, open_low=True)
 
-    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
-        for params in batches(self.with_gradient(group), group["update_every"], self.state):
-            axes = long_axes(params[0].shape)
-            states = [self._state(param, group) for param in params]
-            update_factors = states[0]["step"] % group["update_every"] == 0
-            factor_momenta = {}
-            if group["precond_momentum"] != 0 and update_factors:
-                factor_momenta = {place: stacked(states, f"factor_momentum_{axis}") for place, axis in axes.items()}
-            if_shampoo_(
-                params,
-                [param.grad for param in params if param.grad is not None],
-                {place: stacked(states, f"factor_{axis}") for place, axis in axes.items()},
-                factor_momenta,
-                [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
-                group["lr"],
-                precond_lr=group["precond_lr"],
-                damping=group["damping"],
-                momentum=group["momentum"],
-                precond_momentum=group["precond_momentum"],
-                weight_decay=group["weight_decay"],
-                batch_size=group["batch_size"],
-                update_factors=update_factors,
-            )
-            for state in states:
-                state["step"] += 1
+    def matrices(self, group: dict[str, Any]) -> dict[str, float]:  # noqa: D102
+        return {"factor": 1.0} | ({"factor_momentum": 0.0} if group["precond_momentum"] != 0 else {})
 
-    def _state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state, dtype = self.state[param], dtype_of_state(group, param)
-        state.setdefault("step", 0)
-        for axis in long_axes(param.shape).values():
-            dim = param.shape[axis] if param.ndim else 1
-            if f"factor_{axis}" not in state:
-                state[f"factor_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
-            if group["precond_momentum"] != 0 and f"factor_momentum_{axis}" not in state:
-                state[f"factor_momentum_{axis}"] = torch.zeros(dim, dim, dtype=dtype, device=param.device)
-        if group["momentum"] != 0 and "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
-        return state
+    def update_batch(self, group: dict[str, Any], batch: Batch) -> list[int]:  # noqa: D102
+        update_factors = batch.step % group["update_every"] == 0
+        if_shampoo_(
+            [block.param for block in batch.blocks],
+            [block.grad for block in batch.blocks],
+            batch.matrices("factor"),
+            batch.matrices("factor_momentum") if group["precond_momentum"] != 0 and update_factors else {},
+            batch.parts("momentum_buffer") if group["momentum"] != 0 else [],
+            group["lr"],
+            precond_lr=group["precond_lr"],
+            damping=group["damping"],
+            momentum=group["momentum"],
+            precond_momentum=group["precond_momentum"],
+            weight_decay=group["weight_decay"] or None,
+            batch_size=group["batch_size"],
+            update_factors=update_factors,
+        )
+        return []

@@ -79,6 +79,24 @@ def add_squares_(tensors: list[Tensor], others: list[Tensor], factor: float | Te
         foreach("addcmul_", tensors, others, others, value=factor)
 
 
+def descend_(
+    params: list[Tensor],
+    directions: list[Tensor],
+    momentum_buffers: list[Tensor],
+    lr: float | Tensor,
+    momentum: float | Tensor,
+    weight_decay: float | Tensor | None,
+) -> None:
+    """Add weight decay (None: none) to directions, which are written to, and step with heavy-ball momentum."""
+    if weight_decay is not None:
+        add_scaled_(directions, params, weight_decay)
+    if momentum_buffers:
+        scale_(momentum_buffers, momentum)
+        foreach("add_", momentum_buffers, directions)
+        directions = momentum_buffers
+    add_scaled_(params, directions, -lr)
+
+
 def divide(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]:
     """Return n / d, on a CPU in the memory of d: there, fetching memory for it takes longer than the arithmetic."""
     if not denominators[0].is_cpu or torch.compiler.is_compiling():

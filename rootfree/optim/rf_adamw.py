@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, check_betas, check_choice, dtype_name, dtype_of_state
+from rootfree.optim.base import Optimizer, State, check_betas, dtype_of_state
 from rootfree.optim.multi_tensor import add_scaled_, as_tensors, compiled, divide, foreach, pieces
 from rootfree.optim.rounding import average_squares_, check_rounding, warn_of_freeze
 
@@ -130,49 +130,31 @@ class RFAdamW(Optimizer):
         rounding: str = "nearest",
         compile: bool = False,
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            batch_size=batch_size,
-            betas=betas,
-            damping=damping,
-            weight_decay=weight_decay,
-            bias_correction=bias_correction,
-            init=init,
-            state_dtype=state_dtype,
-            rounding=rounding,
-            compile=compile,
-        )
+        defaults = dict(lr=lr, batch_size=batch_size, betas=betas, damping=damping,
+                        weight_decay=weight_decay, bias_correction=bias_correction, init=init,
+                        state_dtype=state_dtype, rounding=rounding, compile=compile)  # fmt: skip
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
-        check("lr", group["lr"], 0)
-        check("batch_size", group["batch_size"], 1)
-        check_choice("bias_correction", group["bias_correction"], (False, True))
+        super().check_group(group)
         check_betas(group["betas"], open_high=group["bias_correction"])
-        check("damping", group["damping"], 0)
-        check("weight_decay", group["weight_decay"], 0)
-        check("init", group["init"], 0)
-        check_choice("compile", group["compile"], (False, True))
-        group["state_dtype"] = dtype_name(group["state_dtype"])
         check_rounding(group["rounding"], group["state_dtype"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: D102
         super().add_param_group(param_group)
         warn_of_freeze(self.param_groups, [group["betas"][1] for group in self.param_groups])
 
-    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
-        params = list(self.with_gradient(group))
+    def init_state(self, group: dict[str, Any], param: Tensor, state: State) -> None:  # noqa: D102
+        if not state:
+            dtype = dtype_of_state(group, param)
+            state["first_moment"] = torch.zeros_like(param, dtype=dtype)
+            state["second_moment"] = torch.full_like(param, group["init"], dtype=dtype)
+        if (group["rounding"] == "stochastic" or group["bias_correction"]) and "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
+
+    def update(self, group: dict[str, Any], params: list[Tensor], first: int) -> None:  # noqa: D102
         stochastic = group["rounding"] == "stochastic"
         counted = stochastic or group["bias_correction"]
-        for param in params:
-            state = self.state[param]
-            if not state:
-                dtype = dtype_of_state(group, param)
-                state["first_moment"] = torch.zeros_like(param, dtype=dtype)
-                state["second_moment"] = torch.full_like(param, group["init"], dtype=dtype)
-            if counted and "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
-
         place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
         function = compiled(rf_adamw_) if group["compile"] else rf_adamw_
         numbers = {key: group[key] for key in ("lr", "damping", "batch_size")}

@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, check_choice, dtype_name, dtype_of_state
-from rootfree.optim.multi_tensor import add_scaled_, as_tensors, compiled, divide, foreach, pieces, scale_
+from rootfree.optim.base import Optimizer, State, dtype_of_state
+from rootfree.optim.multi_tensor import as_tensors, compiled, descend_, divide, foreach, pieces
 from rootfree.optim.rounding import average_squares_, check_rounding, warn_of_freeze
 
 
@@ -67,14 +67,7 @@ def rf_rmsprop_(
     elif power != 1:
         foreach("pow_", denominators, power)
     directions = divide(grads, denominators)
-    if weight_decay is not None:
-        add_scaled_(directions, params, weight_decay)
-
-    if momentum_buffers:
-        scale_(momentum_buffers, momentum)
-        foreach("add_", momentum_buffers, directions)
-        directions = momentum_buffers
-    add_scaled_(params, directions, -lr)
+    descend_(params, directions, momentum_buffers, lr, momentum, weight_decay)
 
 
 class RFRMSProp(Optimizer):
@@ -148,51 +141,30 @@ class RFRMSProp(Optimizer):
         rounding: str = "nearest",
         compile: bool = False,
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            batch_size=batch_size,
-            beta2=beta2,
-            damping=damping,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            init=init,
-            power=power,
-            state_dtype=state_dtype,
-            rounding=rounding,
-            compile=compile,
-        )
+        defaults = dict(lr=lr, batch_size=batch_size, beta2=beta2, damping=damping, momentum=momentum,
+                        weight_decay=weight_decay, init=init, power=power, state_dtype=state_dtype,
+                        rounding=rounding, compile=compile)  # fmt: skip
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
-        check("lr", group["lr"], 0)
-        check("batch_size", group["batch_size"], 1)
-        check("beta2", group["beta2"], 0, 1)
-        check("damping", group["damping"], 0)
-        check("momentum", group["momentum"], 0, 1)
-        check("weight_decay", group["weight_decay"], 0)
-        check("init", group["init"], 0)
-        check("power", group["power"], 0)
-        check_choice("compile", group["compile"], (False, True))
-        group["state_dtype"] = dtype_name(group["state_dtype"])
+        super().check_group(group)
         check_rounding(group["rounding"], group["state_dtype"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: D102
         super().add_param_group(param_group)
         warn_of_freeze(self.param_groups, [group["beta2"] for group in self.param_groups])
 
-    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
-        params = list(self.with_gradient(group))
-        stochastic = group["rounding"] == "stochastic"
-        for param in params:
-            state = self.state[param]
-            dtype = dtype_of_state(group, param)
-            if not state:
-                state["second_moment"] = torch.full_like(param, group["init"], dtype=dtype)
-            if stochastic and "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
-            if group["momentum"] != 0 and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+    def init_state(self, group: dict[str, Any], param: Tensor, state: State) -> None:  # noqa: D102
+        dtype = dtype_of_state(group, param)
+        if not state:
+            state["second_moment"] = torch.full_like(param, group["init"], dtype=dtype)
+        if group["rounding"] == "stochastic" and "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.int64, device=param.device)
+        if group["momentum"] != 0 and "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
 
+    def update(self, group: dict[str, Any], params: list[Tensor], first: int) -> None:  # noqa: D102
+        stochastic = group["rounding"] == "stochastic"
         place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
         function = compiled(rf_rmsprop_) if group["compile"] else rf_rmsprop_
         numbers = {key: group[key] for key in ("lr", "beta2", "damping", "momentum", "batch_size")}

@@ -33,19 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, check_interval, dtype_name, dtype_of_state
-from rootfree.optim.kronecker import (
-    batches,
-    inner,
-    long_axes,
-    multiply,
-    multiply_all,
-    refresh,
-    stack,
-    stacked,
-    unstack,
-)
-from rootfree.optim.multi_tensor import add_scaled_, scale_
+from rootfree.optim.kronecker import Batch, MatrixOptimizer, inner, multiply, multiply_all, refresh, stack, unstack
+from rootfree.optim.multi_tensor import descend_
 
 
 def rf_shampoo_(
@@ -59,7 +48,7 @@ def rf_shampoo_(
     beta2: float,
     damping: float,
     momentum: float,
-    weight_decay: float,
+    weight_decay: float | None,
     batch_size: float,
     update_factors: bool,
 ) -> list[int]:
@@ -68,21 +57,15 @@ def rf_shampoo_(
     Factors and inverses are stacks (batch, d, d), by the place of their axis in the layout; the buffers are empty
     with `momentum=0`.
     """
-    grad = stack(grads, next(iter(factors.values())).dtype)
+    grad = stack(grads, factors)
     failed: list[int] = []
     if update_factors:
         update_factors_(factors, inverses, grad, beta2, damping, batch_size)
         for place, factor in factors.items():
-            failed += refresh(inverses[place], factor, _inverse)
+            failed += [i * len(params) // len(grad) for i in refresh(inverses[place], factor, _inverse)]
 
     directions = unstack(multiply_all(inverses, grad), params[0].shape)
-    if weight_decay != 0:
-        torch._foreach_add_(directions, params, alpha=weight_decay)
-    if momentum_buffers:
-        scale_(momentum_buffers, momentum)
-        torch._foreach_add_(momentum_buffers, directions)
-        directions = momentum_buffers
-    add_scaled_(params, directions, -lr)
+    descend_(params, directions, momentum_buffers, lr, momentum, weight_decay)
     return failed
 
 
@@ -113,7 +96,7 @@ def _inverse(matrices: Tensor) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
 
 
-class RFShampoo(Optimizer):
+class RFShampoo(MatrixOptimizer):
     """Shampoo without the root: Kronecker factors of the second moment, inverted (equations: top of this file).
 
     Example:
@@ -129,7 +112,7 @@ class RFShampoo(Optimizer):
 
     Cost: per axis of length d two d x d state tensors, and a momentum buffer. With D the number of elements of a
     parameter, a step takes 2 D d flops per axis, an update about 2 d^3 + 2 D d (N + 1) / 2 more, and waits for the
-    device. Factors are dense: an axis of 50,000 would need 20 GB for both.
+    device. Axes are no longer than `max_dim` here.
 
     An inverse is computed in float32 at least, by Cholesky, and again in float64 if that fails (low-precision factors
     can lose positive definiteness). If that fails too, the last good one stays, and `state[p]["failures"]` counts it.
@@ -146,6 +129,10 @@ class RFShampoo(Optimizer):
         weight_decay: L2 coefficient kappa, added after preconditioning and inside the momentum; >= 0.
         update_every: T, an integer >= 1: the factors are updated at every T-th step of a parameter, beginning with
             its first.
+        max_dim: An integer >= 1: a longer axis is cut into blocks of at most that length, as equal as can be, and each
+            block of the parameter has factors of its own.
+        precondition_1d: Whether a vector has a factor like other parameters. False treats each of its coordinates as a
+            vector of length 1: the diagonal form of the method, with two numbers per coordinate.
         state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch
             dtype); None takes the parameter's. Inverses are computed in float32 at least.
 
@@ -156,7 +143,7 @@ class RFShampoo(Optimizer):
 
     ALWAYS = ("step", "failures", "factor", "inverse")
     SOMETIMES = ("momentum_buffer",)
-    WHOLE = True
+    SCALARS = ("step", "failures")
 
     def __init__(
         self,
@@ -169,61 +156,30 @@ class RFShampoo(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         update_every: int = 1,
+        max_dim: int = 1024,
+        precondition_1d: bool = True,
         state_dtype: str | torch.dtype | None = None,
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            batch_size=batch_size,
-            beta2=beta2,
-            damping=damping,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            update_every=update_every,
-            state_dtype=dtype_name(state_dtype),
-        )
+        defaults = dict(lr=lr, batch_size=batch_size, beta2=beta2, damping=damping, momentum=momentum,
+                        weight_decay=weight_decay, update_every=update_every, max_dim=max_dim,
+                        precondition_1d=precondition_1d, state_dtype=state_dtype)  # fmt: skip
         super().__init__(params, defaults)
 
-    def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
-        check("lr", group["lr"], 0)
-        check("batch_size", group["batch_size"], 1)
-        check("beta2", group["beta2"], 0, 1)
-        check("damping", group["damping"], 0)
-        check("momentum", group["momentum"], 0, 1)
-        check("weight_decay", group["weight_decay"], 0)
-        check_interval(group["update_every"])
-        group["state_dtype"] = dtype_name(group["state_dtype"])
+    def matrices(self, group: dict[str, Any]) -> dict[str, float]:  # noqa: D102
+        return {"factor": 1.0, "inverse": 1.0}
 
-    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
-        for params in batches(self.with_gradient(group), group["update_every"], self.state):
-            axes = long_axes(params[0].shape)
-            states = [self._state(param, group) for param in params]
-            failed = rf_shampoo_(
-                params,
-                [param.grad for param in params if param.grad is not None],
-                {place: stacked(states, f"factor_{axis}") for place, axis in axes.items()},
-                {place: stacked(states, f"inverse_{axis}") for place, axis in axes.items()},
-                [state["momentum_buffer"] for state in states] if group["momentum"] != 0 else [],
-                group["lr"],
-                beta2=group["beta2"],
-                damping=group["damping"],
-                momentum=group["momentum"],
-                weight_decay=group["weight_decay"],
-                batch_size=group["batch_size"],
-                update_factors=states[0]["step"] % group["update_every"] == 0,
-            )
-            for i in failed:
-                states[i]["failures"] += 1
-            for state in states:
-                state["step"] += 1
-
-    def _state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state, dtype = self.state[param], dtype_of_state(group, param)
-        if not state:
-            state["step"] = state["failures"] = 0
-            for axis in long_axes(param.shape).values():
-                dim = param.shape[axis] if param.ndim else 1
-                state[f"factor_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
-                state[f"inverse_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
-        if group["momentum"] != 0 and "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
-        return state
+    def update_batch(self, group: dict[str, Any], batch: Batch) -> list[int]:  # noqa: D102
+        return rf_shampoo_(
+            [block.param for block in batch.blocks],
+            [block.grad for block in batch.blocks],
+            batch.matrices("factor"),
+            batch.matrices("inverse"),
+            batch.parts("momentum_buffer") if group["momentum"] != 0 else [],
+            group["lr"],
+            beta2=group["beta2"],
+            damping=group["damping"],
+            momentum=group["momentum"],
+            weight_decay=group["weight_decay"] or None,
+            batch_size=group["batch_size"],
+            update_factors=batch.step % group["update_every"] == 0,
+        )

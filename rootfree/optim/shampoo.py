@@ -35,15 +35,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootfree.optim.base import Optimizer, check, check_betas, check_choice, check_interval, dtype_name, dtype_of_state
+from rootfree.optim.base import check_betas, check_choice
 from rootfree.optim.kronecker import (
+    Batch,
+    MatrixOptimizer,
     add_gram_,
     all_axes,
-    batches,
     multiply_all,
     refresh,
     stack,
-    stacked,
     unstack,
 )
 from rootfree.optim.multi_tensor import add_scaled_, scale_
@@ -63,40 +63,41 @@ def shampoo_(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
-    steps: list[int],
+    step: int,
     update_roots: bool,
 ) -> list[int]:
     """Update equal-shaped parameters and their state in place; return the places of those with a failed root.
 
     Factors and roots are stacks (batch, d, d), by the place of their axis in the layout. The momentum buffers are
-    empty with beta1 = 0, the second moments without grafting; `steps` count from 1.
+    empty with beta1 = 0, the second moments without grafting; `step` counts from 1.
     """
     dtype = next(iter(factors.values())).dtype
     beta1, beta2 = betas
     if weight_decay != 0:
         scale_(params, 1 - lr * weight_decay)
 
-    grad = stack(grads, dtype)
+    grad = stack(grads, factors)
     failed: list[int] = []
     for place, factor in factors.items():
         add_gram_(factor, grad, place, beta=beta2, alpha=1 - beta2)
         if update_roots:
-            failed += refresh(roots[place], factor, partial(inverse_root, eps=eps, exponent=1 / (2 * len(factors))))
+            root = partial(inverse_root, eps=eps, exponent=1 / (2 * len(factors)))
+            failed += [i * len(params) // len(grad) for i in refresh(roots[place], factor, root)]
 
     averages = [grad.to(dtype) for grad in grads]
     if momentum_buffers:
         torch._foreach_lerp_(momentum_buffers, averages, 1 - beta1)
         averages = momentum_buffers
-    directions = unstack(multiply_all(roots, stack(averages, dtype)), params[0].shape)
+    directions = unstack(multiply_all(roots, stack(averages, factors)), params[0].shape)
     if second_moments:
         squares = torch._foreach_mul(grads, grads)
         torch._foreach_lerp_(second_moments, [square.to(dtype) for square in squares], 1 - beta2)
-        denominators = torch._foreach_sqrt(torch._foreach_div(second_moments, [1 - beta2**step for step in steps]))
+        denominators = torch._foreach_sqrt(torch._foreach_div(second_moments, 1 - beta2**step))
         torch._foreach_add_(denominators, GRAFTING_EPS)
         adam = torch._foreach_norm(torch._foreach_div(averages, denominators))
         lengths = torch._foreach_norm(directions)
         torch._foreach_clamp_min_(lengths, torch.finfo(dtype).tiny)  # a zero direction stays zero
-        torch._foreach_mul_(lengths, [1 - beta1**step for step in steps])
+        torch._foreach_mul_(lengths, 1 - beta1**step)
         torch._foreach_mul_(directions, torch._foreach_div(adam, lengths))
     add_scaled_(params, directions, -lr)
     return failed
@@ -109,7 +110,7 @@ def inverse_root(matrices: Tensor, eps: float, exponent: float) -> Tensor:
     return (vectors * powers.unsqueeze(-2)) @ vectors.mT
 
 
-class Shampoo(Optimizer):
+class Shampoo(MatrixOptimizer):
     """Shampoo with the inverse 1/(2N)-th root per axis of a tensor of order N (equations: top of this file).
 
     Example:
@@ -123,8 +124,8 @@ class Shampoo(Optimizer):
 
     Cost: per axis of length d two d x d state tensors, a momentum buffer, and with grafting a second moment. With D
     the number of elements of a parameter, a step takes 4 D d flops per axis and new roots about 10 d^3 more, in an
-    eigendecomposition that runs at a fraction of the speed of matrix products and waits for the device. Factors are
-    dense: an axis of 50,000 would need 20 GB for both.
+    eigendecomposition that runs at a fraction of the speed of matrix products and waits for the device. Axes are no
+    longer than `max_dim` here.
 
     Roots are computed in float32 at least, and again in float64 if that fails. If that fails too, the last good root
     stays (the identity before the first), and `state[p]["failures"]` counts it.
@@ -139,6 +140,10 @@ class Shampoo(Optimizer):
         update_every: T, an integer >= 1: roots are computed at every T-th step of a parameter, beginning with its
             first. The factors are updated at every step.
         grafting: None, or "adam" for steps of the length of Adam's.
+        max_dim: An integer >= 1: a longer axis is cut into blocks of at most that length, as equal as can be, and each
+            block of the parameter has factors, and a length of step, of its own.
+        precondition_1d: Whether a vector has a factor like other parameters. False treats each of its coordinates as a
+            vector of length 1: the diagonal form of the method, with two numbers per coordinate.
         state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch
             dtype); None takes the parameter's. Roots are computed in float32 at least.
 
@@ -149,7 +154,7 @@ class Shampoo(Optimizer):
 
     ALWAYS = ("step", "failures", "factor", "root")
     SOMETIMES = ("momentum_buffer", "second_moment")
-    WHOLE = True
+    SCALARS = ("step", "failures")
 
     def __init__(
         self,
@@ -161,61 +166,42 @@ class Shampoo(Optimizer):
         weight_decay: float = 0.0,
         update_every: int = 1,
         grafting: str | None = None,
+        max_dim: int = 1024,
+        precondition_1d: bool = True,
         state_dtype: str | torch.dtype | None = None,
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            update_every=update_every,
-            grafting=grafting,
-            state_dtype=dtype_name(state_dtype),
-        )
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
+                        update_every=update_every, grafting=grafting, max_dim=max_dim,
+                        precondition_1d=precondition_1d, state_dtype=state_dtype)  # fmt: skip
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
-        check("lr", group["lr"], 0)
+        super().check_group(group)
         check_betas(group["betas"], open_high=True)
-        check("eps", group["eps"], 0, open_low=True)
-        check("weight_decay", group["weight_decay"], 0)
-        check_interval(group["update_every"])
         check_choice("grafting", group["grafting"], (None, "adam"))
-        group["state_dtype"] = dtype_name(group["state_dtype"])
 
-    def update(self, group: dict[str, Any], first: int) -> None:  # noqa: D102
-        for params in batches(self.with_gradient(group), group["update_every"], self.state):
-            axes = all_axes(params[0].shape)
-            states = [self._state(param, group) for param in params]
-            failed = shampoo_(
-                params,
-                [param.grad for param in params if param.grad is not None],
-                {place: stacked(states, f"factor_{axis}") for place, axis in axes.items()},
-                {place: stacked(states, f"root_{axis}") for place, axis in axes.items()},
-                [state["momentum_buffer"] for state in states] if group["betas"][0] != 0 else [],
-                [state["second_moment"] for state in states] if group["grafting"] else [],
-                group["lr"],
-                betas=group["betas"],
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-                steps=[state["step"] + 1 for state in states],
-                update_roots=states[0]["step"] % group["update_every"] == 0,
-            )
-            for i in failed:
-                states[i]["failures"] += 1
-            for state in states:
-                state["step"] += 1
+    def axes(self, shape: torch.Size) -> dict[int, int]:  # noqa: D102
+        return all_axes(shape)
 
-    def _state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state, dtype = self.state[param], dtype_of_state(group, param)
-        if not state:
-            state["step"] = state["failures"] = 0
-            for axis in all_axes(param.shape).values():
-                dim = param.shape[axis] if param.ndim else 1
-                state[f"factor_{axis}"] = torch.zeros(dim, dim, dtype=dtype, device=param.device)
-                state[f"root_{axis}"] = torch.eye(dim, dtype=dtype, device=param.device)
-        if group["betas"][0] != 0 and "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
-        if group["grafting"] and "second_moment" not in state:
-            state["second_moment"] = torch.zeros_like(param, dtype=dtype)
-        return state
+    def matrices(self, group: dict[str, Any]) -> dict[str, float]:  # noqa: D102
+        return {"factor": 0.0, "root": 1.0}
+
+    def buffers(self, group: dict[str, Any]) -> list[str]:  # noqa: D102
+        wanted = {"momentum_buffer": group["betas"][0] != 0, "second_moment": group["grafting"]}
+        return [name for name, needed in wanted.items() if needed]
+
+    def update_batch(self, group: dict[str, Any], batch: Batch) -> list[int]:  # noqa: D102
+        return shampoo_(
+            [block.param for block in batch.blocks],
+            [block.grad for block in batch.blocks],
+            batch.matrices("factor"),
+            batch.matrices("root"),
+            batch.parts("momentum_buffer") if group["betas"][0] != 0 else [],
+            batch.parts("second_moment") if group["grafting"] else [],
+            group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            step=batch.step + 1,
+            update_roots=batch.step % group["update_every"] == 0,
+        )
