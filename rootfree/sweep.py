@@ -23,8 +23,9 @@ from rootfree import numerics
 from rootfree.progress import SweepProgress
 from rootfree.run.signals import handle_signals, raise_if_stopped, stop_requested
 from rootfree.run.status import ENDED, STATUSES, failure_of, status_of
-from rootfree.settings import SETTINGS, RunConfig, SettingsError, check_settings, check_value, settings_errors, try_out
+from rootfree.settings import SETTINGS, RunConfig, SettingsError, check_settings, check_value, settings_errors
 from rootfree.train import prepare
+from rootfree.trial import try_out
 
 POLL_SECONDS = 1.0  # between two looks at runs that another process trains
 
@@ -113,10 +114,11 @@ class ResumableSweeper(Sweeper):
             if seeds := [word for word in row if word.startswith("seed=")]:
                 config.settings.seed = OverridesParser.create().parse_override(seeds[-1]).value()
                 check_value("seed", config.settings.seed, SETTINGS["seed"])
-            _, record, _ = prepare(config)
+            data, record, new_model = prepare(config)
             runs.append(Run(row, record.folder, record.title, config.settings.cost))
             if key not in tried and not runs[-1].ended:
-                try_out(config.settings)  # what it imports takes seconds, which a sweep that has ended does without
+                # what it imports takes seconds, which a sweep that has ended does without
+                try_out(config.settings, new_model(), len(data.classes))
                 tried.add(key)
         return runs
 

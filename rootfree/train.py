@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rootfree import help, numerics
 from rootfree.run import signals
-from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check, settings_errors
+from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check_settings, settings_errors
+from rootfree.trial import try_out
 
 EXTRAS = {"submitit": "slurm", "ray": "ray", "joblib": "suite"}  # a launcher's name in Hydra -> the extra of ours
 
@@ -50,12 +51,8 @@ def job(settings: DictConfig) -> None:
     if config.in_sweep:
         _attempt(config)
         return
-    check(config)
-    if settings.plan:
-        _, record, _ = prepare(config)
-        print(f"{record.reason_to_skip() or 'to do'}: {record.title}")
-    else:
-        run(config)
+    check_settings(config)
+    run(config)
 
 
 def _attempt(config: RunConfig) -> None:
@@ -90,9 +87,12 @@ def run(config: RunConfig) -> None:
         reason = distributed.broadcast(record.reason_to_skip())
         if reason is None:
             torch.set_num_threads(settings.threads)
+            if not config.in_sweep:  # which tried all before the first
+                try_out(settings, new_model(), len(data.classes))
+            if settings.plan:
+                reason = "to do"
+        if reason is None:
             model = new_model().to(device, memory_format=torch.channels_last)
-            build(settings.optimizer)(model.parameters())  # it may not take every shape
-            build(settings.loss)(torch.zeros(2, len(data.classes)), torch.tensor([0, 1]))  # nor weights every data set
             reason = None if distributed.broadcast(record.open()) else "already running elsewhere"
     if reason is not None:
         if record.is_main_process:

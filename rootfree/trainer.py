@@ -1,6 +1,7 @@
 """The one training loop, CNN and ViT alike."""
 
 import hashlib
+import inspect
 import math
 import resource
 import sys
@@ -85,7 +86,7 @@ def fit(
     world_size = shard[1]
     state = State(
         model,
-        optimizer(model.parameters() if decay_norms_and_biases else groups_without_decay(model)),
+        make_optimizer(optimizer, model, decay_norms_and_biases),
         torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         torch.Generator().manual_seed(seed),
         ema_decay,
@@ -192,6 +193,15 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, flo
     return distributed.all_reduce_sum(correct).item() / batches.size, distributed.all_reduce_sum(
         loss_sum
     ).item() / batches.size
+
+
+def make_optimizer(
+    factory: Callable[..., torch.optim.Optimizer], model: nn.Module, decay_norms_and_biases: bool
+) -> torch.optim.Optimizer:
+    """Call a factory with the model's parameters, or with their names, too, if it asks for `named_parameters`."""
+    if "named_parameters" in inspect.signature(factory).parameters:
+        return factory(named_parameters=list(model.named_parameters()))
+    return factory(model.parameters() if decay_norms_and_biases else groups_without_decay(model))
 
 
 def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from rootfree import settings
+from rootfree.trial import try_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*freezes a second moment")  # as released: that is an arm's point
 ROOT = Path(__file__).parents[1]
@@ -40,8 +41,13 @@ def as_run(*overrides: str) -> settings.RunConfig:
 def checked(*overrides: str) -> DictConfig:
     """Check a composed config, call its schedule, and build its model, each distinct one once, without memory."""
     run = as_run(*overrides)
-    settings.check(run)
     config = run.settings
+    settings.check_settings(run)
+    try_out(
+        config,
+        torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Linear(2, 2)),
+        len(config.loss.get("weight") or "ab"),
+    )
     assert all(0 <= settings.build(config.schedule)(progress) <= 1 for progress in (0.0, 0.5, 1.0))
     size = {"tiny_imagenet": 64}.get(config.dataset._target_.split(".")[-1], config.dataset.get("image_size", 32))
     if (model := f"{config.model} at {size}") not in BUILT:

@@ -18,9 +18,10 @@ PARTS = {  # what each part may import of this package, beside itself; a part no
     "run": {"distributed", "numerics"},
     "search": {"analysis", "run", "search_table", "settings", "sweep"},
     "search_table": {"analysis", "run", "settings"},
-    "sweep": {"distributed", "numerics", "progress", "run", "settings", "train"},
+    "sweep": {"distributed", "numerics", "progress", "run", "settings", "train", "trial"},
     "theory": {"optim"},
-    "train": {"distributed", "help", "numerics", "run", "settings", "trainer"},
+    "train": {"distributed", "help", "numerics", "run", "settings", "trainer", "trial"},
+    "trial": {"settings", "trainer"},
     "trainer": {"checkpoint", "clock", "data", "distributed", "precision", "progress", "run"},
 }
 WITH_HYDRA = {"help", "search", "settings", "sweep", "train"}

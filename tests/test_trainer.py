@@ -126,7 +126,9 @@ def test_processes_make_another_run_only_where_they_change_the_step(
         monkeypatch.setattr("rootfree.distributed.world_size", lambda: count)
         capsys.readouterr()
         entry("plan=true", *words)
-        return capsys.readouterr().out.partition("to do: ")[2].split()[0]
+        said = capsys.readouterr().out
+        assert said.endswith(": to do\n")
+        return said.splitlines()[-1].split()[0]
 
     plain = ["model._target_=test_distributed.Double", "~model.stem_stride"]
     assert run_id(1, *plain) == run_id(2, *plain)
@@ -238,7 +240,8 @@ def test_four_frames_from_the_command_to_the_step(entry: Entry, monkeypatch: pyt
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     entry("trainer.epochs=1")
-    assert seen[0] == ["fit", "run", "job", "main"]
+    assert seen[0] == ["try_out", "run", "job", "main"]  # on a model of its own
+    assert seen[1] == ["fit", "run", "job", "main"]
 
 
 def in_float64(of: str, num_classes: int, image_size: int, **settings: Any) -> nn.Module:
@@ -346,6 +349,13 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
         (["model=vit_mini", "model.heads=5"], "model.dim = 96 is not a multiple of model.heads = 5"),
         (["model=vit_mini", "model.patch=6"], "model.patch = 6 is not a power of two"),
         (["optimizer._target_=torch.optim.Nope"], "optimizer._target_ = torch.optim.Nope cannot be imported"),
+        (["optimizer._target_=test_trainer.Never"], "this one never steps"),
+        (
+            ["optimizer=muon", "optimizer.matrices.lr=0.1"],
+            "matrices.lr = 0.1 is not allowed: lr is that of the matrices",
+        ),
+        (["optimizer=muon", "optimizer.rest.bets=1"], "optimizer.rest.bets = 1 is no argument of torch.optim.AdamW"),
+        (["optimizer=muon", "optimizer.rest.eps=-1"], "Invalid epsilon value: -1"),
     ],
 )
 def test_bad_input_ends_in_a_line_or_two(
@@ -358,6 +368,26 @@ def test_bad_input_ends_in_a_line_or_two(
     assert message in error
     assert len(error.strip().splitlines()) <= 2
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+class Never(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        raise AssertionError("this one never steps")
+
+
+class Named(torch.optim.SGD):
+    """What needs names, and the parameters of a real network."""
+
+    def __init__(self, named_parameters: list[tuple[str, nn.Parameter]], lr: float, **settings: Any) -> None:
+        assert any(name.endswith("bn1.weight") for name, _ in named_parameters)
+        super().__init__([param for _, param in named_parameters], lr=lr, **settings)
+
+
+def test_an_optimizer_that_asks_for_names_gets_them(entry: Entry) -> None:
+    runs = [*entry("trainer.epochs=1"), *json_of(entry, "optimizer._target_=test_trainer.Named", "trainer.epochs=1",
+                                                "outputs=elsewhere")]  # fmt: skip
+    assert runs[0]["weights"] == runs[1]["weights"]
+    assert runs[0]["run_id"] != runs[1]["run_id"]
 
 
 class Broken:

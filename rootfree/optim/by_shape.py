@@ -23,9 +23,14 @@ class ByShape(torch.optim.Optimizer):
         lr: Step size of the matrices.
         matrices: Makes their optimizer, called as `matrices(groups, lr=lr)`; in a yaml, a block with `_partial_: true`.
         rest: Makes the other, called as `rest(groups)`: it brings its own step size.
+
+    Raises:
+        ValueError: `matrices` brings a step size, which `lr` would overrule.
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float | Tensor, matrices: Any, rest: Any) -> None:
+        if "lr" in getattr(matrices, "keywords", {}):
+            raise ValueError(f"matrices.lr = {matrices.keywords['lr']!r} is not allowed: lr is that of the matrices")
         params = list(params)
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
         parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
@@ -54,6 +59,18 @@ class ByShape(torch.optim.Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+    def train(self) -> None:
+        """Put the parts that have modes, such as schedule-free ones, into that of training."""
+        self._set_mode("train")
+
+    def eval(self) -> None:
+        """Put them into that of evaluation."""
+        self._set_mode("eval")
+
+    def _set_mode(self, mode: str) -> None:
+        for part in self.parts:
+            getattr(part, mode, lambda: None)()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, each part as it does by itself."""
