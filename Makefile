@@ -13,13 +13,18 @@ PY := .venv/bin/python
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 STAMP := .venv/.stamp
-OUTPUTS = $(patsubst outputs=%,%,$(lastword outputs=outputs $(filter outputs=%,$(ARGS))))
+# ARGS is read as a shell reads words: quotes hold together what has blanks, and each word is quoted again for the shell
+in_args = $(if $(ARGS),$(shell printf '%s' '$(subst ','\'',$(ARGS))' | xargs bash -c 'for x; do $(1); done' _))
+WORDS := $(call in_args,printf "%q " "$$x")
+ifeq ($(WORDS),)
+$(if $(ARGS),$(error ARGS = $(ARGS) cannot be read, see above))
+endif
+FLAGS := $(call in_args,[[ $$x != -* ]] || printf "%q " "$$x")
+SETTINGS := $(call in_args,[[ $$x == -* ]] || printf "%q " "$$x")
+OUTPUTS := $(or $(call in_args,[[ $$x != outputs=* ]] || { x=$${x//\"}; printf "%q" "$${x/#outputs=\~/outputs=$$HOME}"; }),outputs=outputs)
+OUTPUTS := $(patsubst outputs=%,%,$(OUTPUTS))
 LAUNCHER = $(if $(filter 1,$(JOBS)),,hydra/launcher=local hydra.launcher.n_jobs=$(JOBS))
 TRAIN = $(PY) -m rootfree.train
-# each word of ARGS quoted: the shell would take the brackets of seed=range(3) for its own
-WORDS = $(foreach word,$(ARGS),'$(word)')
-FLAGS = $(foreach word,$(filter -%,$(ARGS)),'$(word)')
-SETTINGS = $(foreach word,$(filter-out -%,$(ARGS)),'$(word)')
 # what to run, unless DRYRUN only asks what would be run
 RUN = $(TRAIN) $(FLAGS) $(1) $(if $(DRYRUN),plan=true,$(LAUNCHER)) $(SETTINGS)
 # one's own runs, beside them, compared with what is published
@@ -38,7 +43,7 @@ help: ## list the targets
 	@echo
 	@echo "  SCALE=smoke|laptop|gpu_hour|gpu|paper  size of a study (default laptop); all presets: ls experiments/*"
 	@echo "  JOBS=n                runs at a time, each on one thread (default 1; one per core is fastest)"
-	@echo "  ARGS='key=value'      settings passed on, for instance trainer.epochs=3 outputs=/some/folder"
+	@echo "  ARGS='key=value'      settings passed on, such as trainer.epochs=3; with blanks: ARGS=\"'outputs=/my runs'\""
 	@echo "  DRYRUN=1              only say what would run, what is done, and how long it takes"
 
 setup: $(STAMP) ## create .venv with the locked packages (nothing to do the second time)
@@ -71,7 +76,7 @@ test-slow: setup ## simulations of the statistics, and every cell of every prese
 
 smoke: setup ## both studies at their smallest, in a minute or two
 	rm -rf outputs/smoke
-	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke JOBS=2 ARGS="outputs=outputs/smoke $(ARGS)"
+	$(MAKE) reproduce-cnn reproduce-vit SCALE=smoke JOBS=2 ARGS="outputs=outputs/smoke $${ARGS:-}"
 
 # a study is its preset and, where there is one, that of its untuned defaults
 STUDY_PRESETS = $(SCALE) $(basename $(notdir $(wildcard experiments/$(1)/$(SCALE)_defaults.yaml)))
@@ -101,7 +106,7 @@ search: setup ## tune: make search OPT=rf_rmsprop,sgd DATA=cifar10 MODEL=resnet1
 	$(call RUN,-m $(SEARCH))
 
 publish: setup ## merge finished runs into results/ (ARGS=outputs=<folder>), and rewrite what follows from its tables
-	$(if $(wildcard $(OUTPUTS)/*/summary.json),$(PY) -m rootfree collect $(OUTPUTS) --into results --merge)
+	! ls $(OUTPUTS)/*/summary.json >/dev/null 2>&1 || $(PY) -m rootfree collect $(OUTPUTS) --into results --merge
 	$(PY) -m rootfree report results --readme README.md
 
 restore: setup ## rebuild run folders from results/, so that published runs are not trained again
@@ -117,7 +122,7 @@ wandb-sync: setup ## upload what W&B recorded offline
 	.venv/bin/wandb sync --append $(OUTPUTS)/*/wandb/offline-run-*
 
 report: setup ## pages of the published results into build/report/, or of your runs (ARGS=outputs=<folder>) beside them
-	$(if $(filter outputs=%,$(ARGS)),$(REPORT),$(PY) -m rootfree report results --into build/report)
+	$(if $(findstring outputs=,$(ARGS)),$(REPORT),$(PY) -m rootfree report results --into build/report)
 
 check-report: setup ## whether the words and verdicts in results/ and the README are what the published tables say
 	rm -rf build/check && mkdir -p build/check && cp -r results README.md build/check

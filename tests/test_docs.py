@@ -122,6 +122,32 @@ def trainings(command: str) -> list[list[str]]:
     return [] if dry else [line[2:] for line in lines if line[:2] == ["-m", "rootfree.train"]]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("seed=range(3) x=[1,2]", ["seed=range(3)", "x=[1,2]"]),
+        ("x=1 --config-dir=mine", ["--config-dir=mine", "x=1"]),
+        ("'outputs=/my runs/a=1' dataset.root=/data/Müller", ["outputs=/my runs/a=1", "dataset.root=/data/Müller"]),
+        ("'outputs=\"~/runs\"'", ['outputs="~/runs"']),
+        ("x=it\\'s", ["x=it's"]),
+    ],
+)
+def test_make_hands_on_words_as_a_shell_reads_them(given: str, words: list[str]) -> None:
+    show = ["PY=printf '%s\\n'", "--old-file=.venv/.stamp", "--silent"]
+    done = subprocess.run(["make", "sweep", f"ARGS={given}", *show], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trained, _, reported = done.stdout.partition("-m\nrootfree\nreport\n")
+    assert [line for line in trained.splitlines()[2:] if line != "-m"] == words
+    folder = next((word[8:].strip('"') for word in words if word.startswith("outputs=")), "outputs")
+    assert reported.startswith(f"{Path(folder).expanduser()}/report\n--outputs\n{Path(folder).expanduser()}\n")
+
+
+def test_make_refuses_a_quote_that_is_not_closed() -> None:
+    done = subprocess.run(["make", "sweep", "ARGS='outputs=/my runs"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "ARGS = 'outputs=/my runs cannot be read" in done.stderr
+
+
 def understood(words: list[str], own: Path) -> None:
     """Compose what a command would train, and check its settings; of a sweep those of its last run."""
     plain = [word for word in words if not word.startswith("-")]
