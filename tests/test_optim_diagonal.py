@@ -83,14 +83,16 @@ def test_published_trajectory(name, compile):
 class RMSPropTwin:
     """RF-RMSProp as its equations, one coordinate at a time."""
 
-    def __init__(self, *, beta2, damping, momentum, weight_decay, batch_size, init, power):
+    def __init__(self, *, beta2, damping, momentum, weight_decay, batch_size, init, power, bias_correction=False):
         self.hyper = beta2, damping, momentum, weight_decay, batch_size, power
-        self.s, self.buffer = init, 0.0
+        self.s, self.buffer, self.t, self.bias_correction = init, 0.0, 0, bias_correction
 
     def step(self, mu, g, lr):
         beta2, damping, momentum, weight_decay, batch_size, power = self.hyper
         self.s = beta2 * self.s + (1 - beta2) * batch_size * g**2
-        self.buffer = momentum * self.buffer + g / (self.s + damping) ** power + weight_decay * mu
+        self.t += 1
+        s = self.s / (1 - beta2**self.t) if self.bias_correction else self.s
+        self.buffer = momentum * self.buffer + g / (s + damping) ** power + weight_decay * mu
         return mu - lr * self.buffer
 
 
@@ -117,6 +119,7 @@ TWINS = {
     "root-free compiled": (RFRMSProp, RMSPropTwin, RMSPROP, True),
     "rooted": (RFRMSProp, RMSPropTwin, {**RMSPROP, "power": 0.5, "init": 0.0}, False),
     "power 0.7": (RFRMSProp, RMSPropTwin, {**RMSPROP, "power": 0.7, "momentum": 0.0, "weight_decay": 0.0}, False),
+    "corrected": (RFRMSProp, RMSPropTwin, {**RMSPROP, "init": 0.0, "bias_correction": True}, False),
     "adamw": (RFAdamW, AdamWTwin, {**ADAMW, "bias_correction": False}, False),
     "adamw corrected": (RFAdamW, AdamWTwin, {**ADAMW, "init": 0.0}, False),
     "adamw corrected compiled": (RFAdamW, AdamWTwin, ADAMW, True),
@@ -358,6 +361,8 @@ def test_settings_that_do_not_freeze_do_not_warn():
         (dict(weight_decay=float("inf")), "weight_decay = inf"),
         (dict(init=-1.0), r"init = -1\.0"),
         (dict(power=-1.0), r"power = -1\.0"),
+        (dict(beta2=1.0, bias_correction=True), r"beta2 = 1\.0 .*\[0, 1\)"),
+        (dict(max_update_rms=0), r"max_update_rms = 0 .*\(0, inf\)"),
         (dict(state_dtype="int8"), "state_dtype = 'int8' .*'bfloat16'"),
         (dict(rounding="up"), "rounding = 'up' .*'nearest', 'stochastic'"),
         (dict(rounding="stochastic"), "rounding = 'stochastic' .*state_dtype = None: it needs 'bfloat16'"),

@@ -283,6 +283,84 @@ def test_shards_are_refused_by_methods_of_whole_axes_and_work_in_those_of_coordi
         dist.destroy_process_group()
 
 
+# steps that are clipped, or not made
+
+
+@each_of_ours
+def test_the_largest_root_mean_square_bounds_every_step_and_changes_no_other(name: str) -> None:
+    shapes: list[tuple[int, ...]] = [(4, 3), (3,), (), (2, 3, 2)]
+    calm = {"beta1": {"betas": (0.0, 0.99)}, "momentum": {"momentum": 0.0}}
+    hyper = calm["momentum" if "momentum" in inspect.signature(OURS[name].func).parameters else "beta1"]  # type: ignore[attr-defined]
+    free, loose, tight = (
+        OURS[name](parameters(*shapes), **hyper, max_update_rms=limit) for limit in (None, 1e9, 0.05)
+    )  # as it comes, bound by nothing, and by much
+    clipped = 0
+    for seed in range(6):
+        before = [param.detach().clone() for param in tight.param_groups[0]["params"]]
+        for optimizer in (free, loose, tight):
+            step(optimizer, seed)
+        assert all(map(torch.equal, free.param_groups[0]["params"], loose.param_groups[0]["params"]))
+        for param, start in zip(tight.param_groups[0]["params"], before, strict=True):
+            rms = ((param - start) / 0.1).square().mean().sqrt().item()
+            assert rms < 0.05 * (1 + 1e-4)
+            clipped += rms > 0.05 * (1 - 1e-4)
+    assert clipped > 6
+
+
+def test_a_quiet_stretch_moves_no_weight_far_where_steps_are_bounded() -> None:
+    moved = []
+    for limit in (None, 1.0):
+        param = nn.Parameter(torch.zeros(4, 3))
+        optimizer = IFShampoo([param], lr=2e-3, batch_size=128, precond_lr=0.1, max_update_rms=limit)
+        for size in (*[1e-6] * 300, 1.0):
+            param.grad = torch.full((4, 3), size)
+            optimizer.step()
+        moved.append(param.abs().max().item())
+    assert moved[0] > 1
+    assert moved[1] < 0.01
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@each_of_ours
+def test_a_gradient_that_is_not_finite_can_leave_everything_as_it_was(name: str, value: float) -> None:
+    shapes: list[tuple[int, ...]] = [(4, 3), (4, 3), (3,)]
+    optimizer, twin = (OURS[name](parameters(*shapes), skip_nonfinite=skip) for skip in (True, False))
+    params, others = (one.param_groups[0]["params"] for one in (optimizer, twin))
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        for i, (param, other) in enumerate(zip(params, others, strict=True)):
+            param.grad = torch.randn(param.shape, generator=generator)
+            other.grad = param.grad.clone()
+            if i == 1 and seed in (0, 3):  # the first step of all is one of them
+                param.grad.view(-1)[1], other.grad = value, None
+        given = params[1].grad.clone()
+        optimizer.step()
+        twin.step()
+        assert torch.equal(
+            params[1].grad,
+            given,
+        ) or seed in (0, 3)
+        torch.testing.assert_close(params, others)
+    assert [int(optimizer.state[param]["skipped"]) for param in params] == [0, 2, 0]
+    for param, other in zip(params, others, strict=True):
+        for key, expected in twin.state[other].items():
+            if key != "step" or isinstance(expected, Tensor):
+                torch.testing.assert_close(optimizer.state[param][key], expected, msg=f"{name}: {key}")
+    fresh = OURS[name](parameters(*shapes), skip_nonfinite=True)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert int(fresh.state[fresh.param_groups[0]["params"][1]]["skipped"]) == 2
+
+
+@pytest.mark.parametrize("name", ["RFRMSProp", "RFAdamW", "IFShampoo"])
+def test_skipping_a_step_waits_for_no_device(name: str) -> None:
+    params = [nn.Parameter(torch.empty(shape, device="meta")) for shape in [(4, 3), (3,)]]  # it has no values to read
+    optimizer = OURS[name](params, skip_nonfinite=True, max_update_rms=1.0)
+    for _ in range(2):
+        for param in params:
+            param.grad = torch.empty_like(param)
+        optimizer.step()
+
+
 # cost
 
 

@@ -99,7 +99,7 @@ def if_shampoo_twin(w: Tensor, grads: list[Tensor], lrs: list[float], *, precond
 
 
 def rf_shampoo_twin(w: Tensor, grads: list[Tensor], lrs: list[float], *, beta2, damping, momentum, weight_decay,
-                    batch_size, update_every) -> Tensor:  # fmt: skip
+                    batch_size, update_every, power=1.0) -> Tensor:  # fmt: skip
     dims = [d for d in w.shape if d > 1] or [1]
     S = [torch.eye(d).double() for d in dims]
     w, buf = w.clone(), torch.zeros_like(w)
@@ -111,23 +111,25 @@ def rf_shampoo_twin(w: Tensor, grads: list[Tensor], lrs: list[float], *, beta2, 
             for n, d in enumerate(dims):
                 U = batch_size * d / G.numel() * unfold(on_axes(inverses, G, skip=n), n) @ unfold(G, n).T
                 S[n] = beta2 * S[n] + (1 - beta2) * (U + damping * math.prod(tr) / tr[n] * torch.eye(d))
-        buf = momentum * buf + on_axes([s.inverse() for s in S], G).reshape(w.shape) + weight_decay * w
+        spectra = [torch.linalg.svd(s) for s in S]
+        powers = [u @ torch.diag(values**-power) @ u.T for u, values, _ in spectra]
+        buf = momentum * buf + on_axes(powers, G).reshape(w.shape) + weight_decay * w
         w = w - lr * buf
     return w
 
 
 def shampoo_twin(w: Tensor, grads: list[Tensor], lrs: list[float], *, betas, eps, weight_decay, update_every,
-                 grafting) -> Tensor:  # fmt: skip
+                 grafting, bias_correction=False) -> Tensor:  # fmt: skip
     dims, (b1, b2) = list(w.shape) or [1], betas
     w, M, v, L = w.clone(), torch.zeros(dims).double(), torch.zeros(dims).double(), [0.0] * len(dims)
     for t, (g, lr) in enumerate(zip(grads, lrs, strict=True)):
         G = g.reshape(dims)
         L = [b2 * x + (1 - b2) * unfold(G, n) @ unfold(G, n).T for n, x in enumerate(L)]
         if t % update_every == 0:
-            decompositions = [torch.linalg.svd(x) for x in L]
+            decompositions = [torch.linalg.svd(x / (1 - b2 ** (t + 1) if bias_correction else 1)) for x in L]
             roots = [u @ torch.diag((s + eps) ** (-0.5 / len(dims))) @ u.T for u, s, _ in decompositions]
         M, v = b1 * M + (1 - b1) * G, b2 * v + (1 - b2) * G**2
-        step = on_axes(roots, M)
+        step = on_axes(roots, M) / (1 - b1 ** (t + 1) if bias_correction else 1)
         if grafting:
             adam = M / (1 - b1 ** (t + 1)) / ((v / (1 - b2 ** (t + 1))).sqrt() + 1e-8)
             step = step * adam.norm() / step.norm()
@@ -149,6 +151,20 @@ TWINS: dict[str, tuple[Callable[..., Tensor], type, dict[str, Any], dict[str, An
         RFShampoo,
         {"beta2": 0.9, "damping": 1e-2, "momentum": 0.8, "weight_decay": 0.02, "batch_size": 4, "update_every": 2},
         {"beta2": 0.95, "momentum": 0.0, "weight_decay": 0.0, "update_every": 3},
+    ),
+    "kl_shampoo": (
+        rf_shampoo_twin,
+        RFShampoo,
+        {"beta2": 0.9, "damping": 1e-2, "momentum": 0.8, "weight_decay": 0.02, "batch_size": 4, "update_every": 2,
+         "power": 0.5},
+        {"power": 0.25},
+    ),
+    "shampoo_corrected": (
+        shampoo_twin,
+        Shampoo,
+        {"betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1, "update_every": 3, "grafting": None,
+         "bias_correction": True},
+        {"grafting": "adam"},
     ),
     "shampoo": (
         shampoo_twin,
@@ -458,13 +474,15 @@ BAD = {
     "lr": -1.0,
     "update_every": 0,
     "max_dim": 0,
+    "max_update_rms": 0.0,
+    "skip_nonfinite": 1.5,
     "precondition_1d": "no",
     "weight_decay": math.nan,
     "state_dtype": "int8",
 }
 BAD_OF = {
     IFShampoo: {"batch_size": 0, "precond_lr": -0.1, "damping": 0.0, "momentum": 1.5, "precond_momentum": -0.1},
-    RFShampoo: {"batch_size": 0, "beta2": 1.1, "damping": -1.0, "momentum": 1.5},
+    RFShampoo: {"batch_size": 0, "beta2": 1.1, "damping": -1.0, "momentum": 1.5, "power": -1.0},
     Shampoo: {"betas": (0.9, 1.1), "eps": 0.0, "grafting": "sgd"},
 }
 

@@ -37,6 +37,8 @@ class Optimizer(torch.optim.Optimizer):
             check_choice(key, group[key], (False, True))
         for key in INTEGERS & self.defaults.keys():
             check_integer(key, group[key])
+        if group["max_update_rms"] is not None:
+            check("max_update_rms", group["max_update_rms"], 0, open_low=True)
         group["state_dtype"] = dtype_name(group["state_dtype"])
 
     def init_state(self, group: dict[str, Any], param: Tensor, state: State) -> None:
@@ -76,9 +78,31 @@ class Optimizer(torch.optim.Optimizer):
             params = list(self.with_gradient(group))
             for param in params:
                 self.init_state(group, param, self.state[param])
+            before = self._copies(params) if group["skip_nonfinite"] else {}
             self.update(group, params, first)
+            for param, copies in before.items():
+                self._restore_unless_finite(param, copies)
             first += len(group["params"])
         return loss
+
+    def _copies(self, params: list[Tensor]) -> dict[Tensor, list[Tensor]]:
+        return {param: [tensor.clone() for tensor in self._tensors(param)] for param in params}
+
+    def _tensors(self, param: Tensor) -> list[Tensor]:
+        return [param, *(value for value in self.state[param].values() if isinstance(value, Tensor))]
+
+    def _restore_unless_finite(self, param: Tensor, copies: list[Tensor]) -> None:
+        """Take a step back, and count it, where the gradient was not finite: decided on the device."""
+        finite = param.grad.isfinite().all()  # type: ignore[union-attr]
+        for tensor, copy in zip(self._tensors(param), copies, strict=True):
+            tensor.copy_(torch.where(finite, tensor, copy))
+        skipped = self.state[param].get("skipped", torch.zeros((), dtype=torch.int64, device=param.device))
+        self.state[param]["skipped"] = skipped + ~finite
+
+    def gradients(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
+        """Return the gradients of parameters, with `skip_nonfinite` zeros in the place of those that are not finite."""
+        grads = [param.grad for param in params if param.grad is not None]
+        return [torch.where(g.isfinite().all(), g, 0) for g in grads] if group["skip_nonfinite"] else grads
 
     def with_gradient(self, group: dict[str, Any]) -> Iterator[Tensor]:
         """Yield the group's parameters that have a gradient, and elements.
@@ -156,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
     def _check_state(self, group: dict[str, Any], param: Tensor, saved: State) -> None:
         """Refuse the saved state of a parameter that this class cannot have written, or not for such a parameter."""
         name, found = type(self).__name__, {re.sub(r"(_\d+)+$", "", str(key)) for key in saved}
-        if foreign := sorted(found - {*self.ALWAYS, *self.SOMETIMES}):
+        if foreign := sorted(found - {*self.ALWAYS, *self.SOMETIMES, "skipped"}):
             known = ", ".join((*self.ALWAYS, *self.SOMETIMES))
             raise ValueError(f"this is not the state of {name}: it holds {', '.join(foreign)}, and {name}'s {known}")
         if lacking := [key for key in self.ALWAYS if key not in found]:
@@ -252,7 +276,7 @@ RANGES = {
     "init": (0, math.inf, False),
     "power": (0, math.inf, False),
 }
-SWITCHES = {"bias_correction", "compile", "precondition_1d"}
+SWITCHES = {"bias_correction", "compile", "precondition_1d", "skip_nonfinite"}
 INTEGERS = {"update_every", "max_dim"}
 STATE_DTYPES = ("float64", "float32", "float16", "bfloat16")
 

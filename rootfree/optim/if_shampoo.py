@@ -59,6 +59,7 @@ def if_shampoo_(
     precond_momentum: float,
     weight_decay: float | None,
     batch_size: float,
+    max_update_rms: float | None,
     update_factors: bool,
 ) -> None:
     """Update equal-shaped parameters and their state in place by one step.
@@ -77,7 +78,8 @@ def if_shampoo_(
         if place not in formed:
             direction = multiply(factor, multiply(factor.mT, direction, place), place)
 
-    descend_(params, unstack(direction, params[0].shape), momentum_buffers, lr, momentum, weight_decay)
+    directions = unstack(direction, params[0].shape)
+    descend_(params, directions, lr, max_update_rms, weight_decay, momentum_buffers, momentum)
 
 
 def update_factors_(
@@ -150,6 +152,11 @@ class IFShampoo(MatrixOptimizer):
             block of the parameter has factors of its own.
         precondition_1d: Whether a vector has a factor like other parameters. False treats each of its coordinates as a
             vector of length 1: the diagonal form of the method, with two numbers per coordinate.
+        max_update_rms: None, or > 0: the largest root mean square of a preconditioned gradient (of a block), which is
+            shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
+        skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state (but not its `step`,
+            which goes on).
         state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a
             torch dtype); None takes the parameter's. float16 can overflow.
 
@@ -175,12 +182,15 @@ class IFShampoo(MatrixOptimizer):
         update_every: int = 1,
         max_dim: int = 1024,
         precondition_1d: bool = True,
+        max_update_rms: float | None = None,
+        skip_nonfinite: bool = False,
         state_dtype: str | torch.dtype | None = None,
     ) -> None:
         defaults = dict(lr=lr, batch_size=batch_size, precond_lr=precond_lr, damping=damping,
-                        momentum=momentum, precond_momentum=precond_momentum,
-                        weight_decay=weight_decay, update_every=update_every, max_dim=max_dim,
-                        precondition_1d=precondition_1d, state_dtype=state_dtype)  # fmt: skip
+                        momentum=momentum, precond_momentum=precond_momentum, weight_decay=weight_decay,
+                        update_every=update_every, max_dim=max_dim, precondition_1d=precondition_1d,
+                        max_update_rms=max_update_rms, skip_nonfinite=skip_nonfinite,
+                        state_dtype=state_dtype)  # fmt: skip
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
@@ -205,6 +215,7 @@ class IFShampoo(MatrixOptimizer):
             precond_momentum=group["precond_momentum"],
             weight_decay=group["weight_decay"] or None,
             batch_size=group["batch_size"],
+            max_update_rms=group["max_update_rms"],
             update_factors=update_factors,
         )
         return []

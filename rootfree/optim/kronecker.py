@@ -98,7 +98,7 @@ class MatrixOptimizer(Optimizer):
 
     def update(self, group: dict[str, Any], params: list[Tensor], first: int) -> None:  # noqa: D102
         alike = defaultdict(list)
-        for param, grad in zip(params, (param.grad for param in params if param.grad is not None), strict=True):
+        for param, grad in zip(params, self.gradients(group, params), strict=True):
             state = self.state[param]
             for suffix, index in cut(param.shape, group):
                 block = Block(_part(param, index), _part(grad, index), state, suffix, index)
@@ -247,6 +247,13 @@ def _add_gram_(products: Tensor, rows: Tensor, beta: float, alpha: float) -> Non
     _add_gram_(products[:, half:, half:], rows[:, half:], beta, alpha)
     upper = products[:, :half, half:].baddbmm_(rows[:, :half], rows[:, half:].mT, beta=beta, alpha=alpha)
     products[:, half:, :half] = upper.mT
+
+
+def inverse_root(matrices: Tensor, eps: float, exponent: float) -> Tensor:
+    """Return (L + eps I)^-exponent for symmetric L without negative eigenvalues but those of rounding."""
+    values, vectors = torch.linalg.eigh(matrices)
+    powers = (values.clamp(min=0) + eps).pow(-exponent)
+    return (vectors * powers.unsqueeze(-2)) @ vectors.mT
 
 
 def refresh(targets: Tensor, sources: Tensor, function: Callable[[Tensor], Tensor]) -> list[int]:

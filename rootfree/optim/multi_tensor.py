@@ -1,7 +1,7 @@
 """Arithmetic on lists of tensors: as multi-tensor operations, or spelled out inside a compiled function."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -82,18 +82,28 @@ def add_squares_(tensors: list[Tensor], others: list[Tensor], factor: float | Te
 def descend_(
     params: list[Tensor],
     directions: list[Tensor],
-    momentum_buffers: list[Tensor],
     lr: float | Tensor,
-    momentum: float | Tensor,
-    weight_decay: float | Tensor | None,
+    max_update_rms: float | Tensor | None,
+    weight_decay: float | Tensor | None = None,
+    momentum_buffers: Sequence[Tensor] = (),
+    momentum: float | Tensor = 0.0,
 ) -> None:
-    """Add weight decay (None: none) to directions, which are written to, and step with heavy-ball momentum."""
+    """Clip directions, which are written to, add weight decay, and step with heavy-ball momentum; None leaves it out.
+
+    Clipping shortens a direction whose root mean square is larger than `max_update_rms` to that.
+    """
+    if max_update_rms is not None:
+        for direction in directions:
+            dtype = torch.promote_types(direction.dtype, torch.float32)
+            rms = torch.linalg.vector_norm(direction, dtype=dtype) / direction.numel() ** 0.5
+            direction.mul_((max_update_rms / rms).clamp(max=1).to(direction.dtype))
     if weight_decay is not None:
         add_scaled_(directions, params, weight_decay)
     if momentum_buffers:
-        scale_(momentum_buffers, momentum)
-        foreach("add_", momentum_buffers, directions)
-        directions = momentum_buffers
+        buffers = list(momentum_buffers)
+        scale_(buffers, momentum)
+        foreach("add_", buffers, directions)
+        directions = buffers
     add_scaled_(params, directions, -lr)
 
 

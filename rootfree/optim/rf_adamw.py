@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rootfree.optim.base import Optimizer, State, check_betas, dtype_of_state
-from rootfree.optim.multi_tensor import add_scaled_, as_tensors, compiled, divide, foreach, pieces
+from rootfree.optim.multi_tensor import add_scaled_, as_tensors, compiled, descend_, divide, foreach, pieces
 from rootfree.optim.rounding import average_squares_, check_rounding, warn_of_freeze
 
 
@@ -41,6 +41,7 @@ def rf_adamw_(
     damping: float | Tensor,
     weight_decay: float | Tensor | None,
     batch_size: float | Tensor,
+    max_update_rms: float | Tensor | None,
     bias_correction: bool,
     steps: list[Tensor],
     seeds: list[int],
@@ -65,7 +66,7 @@ def rf_adamw_(
         foreach("div_", directions, [1 - beta1 ** step.double() for step in steps])
     else:
         directions = divide(first_moments, foreach("add", second_moments, damping))
-    add_scaled_(params, directions, -lr)
+    descend_(params, directions, lr, max_update_rms)
 
 
 class RFAdamW(Optimizer):
@@ -98,6 +99,10 @@ class RFAdamW(Optimizer):
         bias_correction: Divide the moments by 1 - beta^t. It is meant for `init=0`: with `init=1` it makes the first
             steps small, since s / c2 is then 1 / (1 - beta2^t) and more.
         init: Initial value of s, the moving average of B g^2; >= 0.
+        max_update_rms: None, or > 0: the largest root mean square of a direction m / (s + lambda), which is
+            shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
+        skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state.
         state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a
             torch dtype); None takes the parameter's.
         rounding: "nearest", or "stochastic" (needs `state_dtype="bfloat16"`): s is then updated in float32 and rounded
@@ -126,12 +131,15 @@ class RFAdamW(Optimizer):
         weight_decay: float = 0.0,
         bias_correction: bool = False,
         init: float = 1.0,
+        max_update_rms: float | None = None,
+        skip_nonfinite: bool = False,
         state_dtype: str | torch.dtype | None = None,
         rounding: str = "nearest",
         compile: bool = False,
     ) -> None:
         defaults = dict(lr=lr, batch_size=batch_size, betas=betas, damping=damping,
                         weight_decay=weight_decay, bias_correction=bias_correction, init=init,
+                        max_update_rms=max_update_rms, skip_nonfinite=skip_nonfinite,
                         state_dtype=state_dtype, rounding=rounding, compile=compile)  # fmt: skip
         super().__init__(params, defaults)
 
@@ -157,14 +165,14 @@ class RFAdamW(Optimizer):
         counted = stochastic or group["bias_correction"]
         place = {param: first + i for i, param in enumerate(group["params"])} if stochastic else {}
         function = compiled(rf_adamw_) if group["compile"] else rf_adamw_
-        numbers = {key: group[key] for key in ("lr", "damping", "batch_size")}
+        numbers = {key: group[key] for key in ("lr", "damping", "batch_size", "max_update_rms")}
         numbers |= {"beta1": group["betas"][0], "beta2": group["betas"][1]}
         numbers["weight_decay"] = group["weight_decay"] or None
         for piece in pieces(params, whole=group["compile"]):
             states = [self.state[param] for param in piece]
             function(
                 piece,
-                [param.grad for param in piece if param.grad is not None],
+                self.gradients(group, piece),
                 [state["first_moment"] for state in states],
                 [state["second_moment"] for state in states],
                 bias_correction=group["bias_correction"],

@@ -5,7 +5,7 @@ For a parameter mu of order N with axes of length d_1 ... d_N, (n) the unfolding
     U_n <- (B / prod_{j!=n} d_j) G_(n) (kron_{j!=n} S_j^-1) G_(n)^T + lambda I prod_{j!=n} tr(S_j^-1) / d_j
                                                       batch_size = B;  damping = lambda;  G = p.grad
     S_n <- (1 - b2) S_n + b2 U_n                      factor_n = S_n, starts at I;  beta2 = 1 - b2;  inverse_n = S_n^-1
-    d   <- G with S_n^-1 applied on every axis, + kappa mu            weight_decay = kappa
+    d   <- G with S_n^-power applied on every axis, + kappa mu        weight_decay = kappa;  power_n = S_n^-power
     buf <- a1 buf + d                                 momentum_buffer = buf, starts at 0;  momentum = a1
     mu  <- mu - b1 buf                                lr = b1
 
@@ -14,11 +14,11 @@ All S_n are updated from the old factors, at the steps 0, T, 2T, ... before the 
 of the Gaussian KL divergence.
 
 Source: the curvature that Lin et al., "Can We Remove the Square-Root in Adaptive Gradient Methods? A Second-Order
-Perspective", ICML 2024, fit without inverses in IF-Shampoo, written for S instead of K with S^-1 = K K^T. The same
-fixed point, applied with exponent 1/2, is KL-Shampoo's (arXiv 2509.03378). No implementation of this form is
-published; it is the explicit twin of `rootfree.optim.if_shampoo`, and where that follows a choice (what the damping
-multiplies, weight decay after preconditioning and inside the momentum, no factor for axes of length 1, a scalar as a
-vector), so does this.
+Perspective", ICML 2024, fit without inverses in IF-Shampoo, written for S instead of K with S^-1 = K K^T. With
+power = 1/2 it is KL-Shampoo in its idealised form (Lin et al. 2025, arXiv 2509.03378; in practice they estimate the
+eigenvalues apart from the eigenvectors). No implementation of this form is published; it is the explicit twin of
+`rootfree.optim.if_shampoo`, and where that follows a choice (what the damping multiplies, weight decay after
+preconditioning and inside the momentum, no factor for axes of length 1, a scalar as a vector), so does this.
 
 How far the twins agree: from S_n = (K_n K_n^T)^-1 and with 1 - beta2 = precond_lr = b2, equal damping and
 precond_momentum = 0, one update of both gives preconditioners that differ by O(b2^2), as long as ||m_n||_F <= 1.
@@ -28,12 +28,23 @@ difference is O(b2).
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rootfree.optim.kronecker import Batch, MatrixOptimizer, inner, multiply, multiply_all, refresh, stack, unstack
+from rootfree.optim.kronecker import (
+    Batch,
+    MatrixOptimizer,
+    inner,
+    inverse_root,
+    multiply,
+    multiply_all,
+    refresh,
+    stack,
+    unstack,
+)
 from rootfree.optim.multi_tensor import descend_
 
 
@@ -42,6 +53,7 @@ def rf_shampoo_(
     grads: list[Tensor],
     factors: dict[int, Tensor],
     inverses: dict[int, Tensor],
+    powers: dict[int, Tensor],
     momentum_buffers: list[Tensor],
     lr: float | Tensor,
     *,
@@ -50,22 +62,27 @@ def rf_shampoo_(
     momentum: float,
     weight_decay: float | None,
     batch_size: float,
+    power: float,
+    max_update_rms: float | None,
     update_factors: bool,
 ) -> list[int]:
     """Update equal-shaped parameters and their state in place; return the places of those with a failed inverse.
 
-    Factors and inverses are stacks (batch, d, d), by the place of their axis in the layout; the buffers are empty
-    with `momentum=0`.
+    Factors, inverses and powers are stacks (batch, d, d), by the place of their axis in the layout; the powers are
+    empty with `power=1`, the buffers with `momentum=0`.
     """
     grad = stack(grads, factors)
     failed: list[int] = []
     if update_factors:
         update_factors_(factors, inverses, grad, beta2, damping, batch_size)
         for place, factor in factors.items():
-            failed += [i * len(params) // len(grad) for i in refresh(inverses[place], factor, _inverse)]
+            places = refresh(inverses[place], factor, _inverse)
+            if powers:
+                places += refresh(powers[place], factor, partial(inverse_root, eps=0.0, exponent=power))
+            failed += [i * len(params) // len(grad) for i in places]
 
-    directions = unstack(multiply_all(inverses, grad), params[0].shape)
-    descend_(params, directions, momentum_buffers, lr, momentum, weight_decay)
+    directions = unstack(multiply_all(powers or inverses, grad), params[0].shape)
+    descend_(params, directions, lr, max_update_rms, weight_decay, momentum_buffers, momentum)
     return failed
 
 
@@ -133,6 +150,13 @@ class RFShampoo(MatrixOptimizer):
             block of the parameter has factors of its own.
         precondition_1d: Whether a vector has a factor like other parameters. False treats each of its coordinates as a
             vector of length 1: the diagonal form of the method, with two numbers per coordinate.
+        max_update_rms: None, or > 0: the largest root mean square of a preconditioned gradient (of a block), which is
+            shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
+        skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state (but not its `step`,
+            which goes on).
+        power: Exponent of S^-1 in the step; >= 0. 1 is root-free, 1/2 KL-Shampoo, 0 SGD up to rounding; others than 1
+            take a third matrix per axis, and an eigendecomposition for each update.
         state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch
             dtype); None takes the parameter's. Inverses are computed in float32 at least.
 
@@ -142,7 +166,7 @@ class RFShampoo(MatrixOptimizer):
     """
 
     ALWAYS = ("step", "failures", "factor", "inverse")
-    SOMETIMES = ("momentum_buffer",)
+    SOMETIMES = ("power", "momentum_buffer")
     SCALARS = ("step", "failures")
 
     def __init__(
@@ -156,17 +180,21 @@ class RFShampoo(MatrixOptimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         update_every: int = 1,
+        power: float = 1.0,
         max_dim: int = 1024,
         precondition_1d: bool = True,
+        max_update_rms: float | None = None,
+        skip_nonfinite: bool = False,
         state_dtype: str | torch.dtype | None = None,
     ) -> None:
         defaults = dict(lr=lr, batch_size=batch_size, beta2=beta2, damping=damping, momentum=momentum,
-                        weight_decay=weight_decay, update_every=update_every, max_dim=max_dim,
-                        precondition_1d=precondition_1d, state_dtype=state_dtype)  # fmt: skip
+                        weight_decay=weight_decay, update_every=update_every, power=power, max_dim=max_dim,
+                        precondition_1d=precondition_1d, max_update_rms=max_update_rms,
+                        skip_nonfinite=skip_nonfinite, state_dtype=state_dtype)  # fmt: skip
         super().__init__(params, defaults)
 
     def matrices(self, group: dict[str, Any]) -> dict[str, float]:  # noqa: D102
-        return {"factor": 1.0, "inverse": 1.0}
+        return {"factor": 1.0, "inverse": 1.0} | ({"power": 1.0} if group["power"] != 1 else {})
 
     def update_batch(self, group: dict[str, Any], batch: Batch) -> list[int]:  # noqa: D102
         return rf_shampoo_(
@@ -174,6 +202,7 @@ class RFShampoo(MatrixOptimizer):
             [block.grad for block in batch.blocks],
             batch.matrices("factor"),
             batch.matrices("inverse"),
+            batch.matrices("power") if group["power"] != 1 else {},
             batch.parts("momentum_buffer") if group["momentum"] != 0 else [],
             group["lr"],
             beta2=group["beta2"],
@@ -181,5 +210,7 @@ class RFShampoo(MatrixOptimizer):
             momentum=group["momentum"],
             weight_decay=group["weight_decay"] or None,
             batch_size=group["batch_size"],
+            power=group["power"],
+            max_update_rms=group["max_update_rms"],
             update_factors=batch.step % group["update_every"] == 0,
         )

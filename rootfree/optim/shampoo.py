@@ -9,7 +9,8 @@ For a parameter W of order N, (n) the unfolding along axis n, one factor L_n per
     d   <- M with R_n applied on every axis
     W   <- W - lr d                                   or, grafted: W <- W - lr (||a|| / ||d||) d
 
-where a is the direction Adam takes with the same betas (with bias corrections, and eps = 1e-8 in units of g),
+With `bias_correction`, in step t, L_n / (1 - beta2^t) takes the place of L_n, and M / (1 - beta1^t) that of M. In the
+last line a is the direction Adam takes with the same betas (with bias corrections, and eps = 1e-8 in units of g),
 a = M / (1 - beta1^t) / (sqrt(second_moment / (1 - beta2^t)) + 1e-8): the length of Adam's step in Shampoo's direction.
 
 Source: Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", ICML 2018, with moving
@@ -41,12 +42,13 @@ from rootfree.optim.kronecker import (
     MatrixOptimizer,
     add_gram_,
     all_axes,
+    inverse_root,
     multiply_all,
     refresh,
     stack,
     unstack,
 )
-from rootfree.optim.multi_tensor import add_scaled_, scale_
+from rootfree.optim.multi_tensor import descend_, scale_
 
 GRAFTING_EPS = 1e-8  # Adam's default
 
@@ -63,6 +65,8 @@ def shampoo_(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
+    bias_correction: bool,
+    max_update_rms: float | None,
     step: int,
     update_roots: bool,
 ) -> list[int]:
@@ -82,13 +86,16 @@ def shampoo_(
         add_gram_(factor, grad, place, beta=beta2, alpha=1 - beta2)
         if update_roots:
             root = partial(inverse_root, eps=eps, exponent=1 / (2 * len(factors)))
-            failed += [i * len(params) // len(grad) for i in refresh(roots[place], factor, root)]
+            source = factor / (1 - beta2**step) if bias_correction else factor
+            failed += [i * len(params) // len(grad) for i in refresh(roots[place], source, root)]
 
     averages = [grad.to(dtype) for grad in grads]
     if momentum_buffers:
         torch._foreach_lerp_(momentum_buffers, averages, 1 - beta1)
         averages = momentum_buffers
     directions = unstack(multiply_all(roots, stack(averages, factors)), params[0].shape)
+    if bias_correction:
+        torch._foreach_div_(directions, 1 - beta1**step)
     if second_moments:
         squares = torch._foreach_mul(grads, grads)
         torch._foreach_lerp_(second_moments, [square.to(dtype) for square in squares], 1 - beta2)
@@ -99,15 +106,8 @@ def shampoo_(
         torch._foreach_clamp_min_(lengths, torch.finfo(dtype).tiny)  # a zero direction stays zero
         torch._foreach_mul_(lengths, 1 - beta1**step)
         torch._foreach_mul_(directions, torch._foreach_div(adam, lengths))
-    add_scaled_(params, directions, -lr)
+    descend_(params, directions, lr, max_update_rms)
     return failed
-
-
-def inverse_root(matrices: Tensor, eps: float, exponent: float) -> Tensor:
-    """Return (L + eps I)^-exponent for symmetric L without negative eigenvalues but those of rounding."""
-    values, vectors = torch.linalg.eigh(matrices)
-    powers = (values.clamp(min=0) + eps).pow(-exponent)
-    return (vectors * powers.unsqueeze(-2)) @ vectors.mT
 
 
 class Shampoo(MatrixOptimizer):
@@ -134,16 +134,23 @@ class Shampoo(MatrixOptimizer):
         params: Parameters, or dicts of parameter groups, which may set every argument below for themselves.
         lr: Step size; >= 0. A float or a 0-d tensor.
         betas: Weights of the old moving average of the gradient, in [0, 1), and of the old factors, in [0, 1). 0 for
-            the first keeps no buffer. There is no bias correction (but in the length of Adam's step).
+            the first keeps no buffer.
         eps: Added to the eigenvalues of the factors, in units of g^2; > 0.
         weight_decay: Decoupled weight decay, in units of 1 / lr; >= 0.
         update_every: T, an integer >= 1: roots are computed at every T-th step of a parameter, beginning with its
             first. The factors are updated at every step.
         grafting: None, or "adam" for steps of the length of Adam's.
+        bias_correction: Divide M by 1 - beta1^t and L_n by 1 - beta2^t where they are used. Without it, early roots
+            are as large as small factors make them. The length of Adam's step is always corrected.
         max_dim: An integer >= 1: a longer axis is cut into blocks of at most that length, as equal as can be, and each
             block of the parameter has factors, and a length of step, of its own.
         precondition_1d: Whether a vector has a factor like other parameters. False treats each of its coordinates as a
             vector of length 1: the diagonal form of the method, with two numbers per coordinate.
+        max_update_rms: None, or > 0: the largest root mean square of a direction d (of a block), which is
+            shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
+        skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state (but not its `step`,
+            which goes on).
         state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch
             dtype); None takes the parameter's. Roots are computed in float32 at least.
 
@@ -166,13 +173,17 @@ class Shampoo(MatrixOptimizer):
         weight_decay: float = 0.0,
         update_every: int = 1,
         grafting: str | None = None,
+        bias_correction: bool = False,
         max_dim: int = 1024,
         precondition_1d: bool = True,
+        max_update_rms: float | None = None,
+        skip_nonfinite: bool = False,
         state_dtype: str | torch.dtype | None = None,
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
-                        update_every=update_every, grafting=grafting, max_dim=max_dim,
-                        precondition_1d=precondition_1d, state_dtype=state_dtype)  # fmt: skip
+                        update_every=update_every, grafting=grafting, bias_correction=bias_correction, max_dim=max_dim,
+                        precondition_1d=precondition_1d, max_update_rms=max_update_rms,
+                        skip_nonfinite=skip_nonfinite, state_dtype=state_dtype)  # fmt: skip
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:  # noqa: D102
@@ -202,6 +213,8 @@ class Shampoo(MatrixOptimizer):
             betas=group["betas"],
             eps=group["eps"],
             weight_decay=group["weight_decay"],
+            bias_correction=group["bias_correction"],
+            max_update_rms=group["max_update_rms"],
             step=batch.step + 1,
             update_roots=batch.step % group["update_every"] == 0,
         )
