@@ -241,6 +241,24 @@ def test_pairs_are_formed_by_seed() -> None:
     assert verdict("superiority", ahead, []) == "no data"
 
 
+def test_only_runs_that_fit_are_compared() -> None:
+    """A pair counts if both runs reach the training accuracy that is asked for; where none does there is no data."""
+    study = made({"a": [82.0, 82.1, 82.2, 10.0], "b": [80.0, 80.2, 80.1, 99.0]})
+    fits = study.runs["seed"].lt(3) | study.runs["arm"].eq("a")
+    asked = claimed(part(), fitted=98)
+
+    def trained(low: float) -> Judgement:
+        return judge(asked, Study(study.runs.assign(train_acc=fits.map({True: low, False: 97.9})), study.curves))
+
+    one = trained(98.0)
+    assert (one.verdict, one.findings[0].n) == ("supported", 3)
+    assert one.findings[0].note == "3 of 4 pairs have a training accuracy of 98 %"
+    assert judge(claimed(part()), study).verdict == "undecided"
+    none = trained(97.9)
+    assert (none.verdict, none.reason) == ("no data", "0 of 4 pairs have a training accuracy of 98 %.")
+    assert judge(asked, made({"a": [82.0], "b": []})).reason == "B was not run."
+
+
 def test_failure_withholds_support() -> None:
     """Not for the arm that failed more often, whatever its surviving runs say; for its rival, support stands."""
     good: Values = [89.0, 89.1, 88.9, 89.0]

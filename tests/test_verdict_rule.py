@@ -80,6 +80,7 @@ def again(judgements: list[Judgement]) -> list[str]:
         for finding in one.tested:
             for arm, name in finding.arms.items():
                 rows[arm] = runs.loc[one.study.runs.loc[one.study.runs["arm"] == name, "run_id"]]
+                rows[arm] = rows[arm][~(rows[arm]["train_acc"] < claim.get("fitted", 0) / 100)]
         for part, finding in zip(claim["parts"], one.findings, strict=True):
             if part["kind"] == "exact":
                 exact.append({"supported": (0.0, 1.0), "refuted": (1.0, 0.0)}.get(finding.verdict, (1.0, 1.0)))

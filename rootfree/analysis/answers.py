@@ -109,7 +109,8 @@ def forest(claims: Claims, judgements: Sequence[Judgement]) -> pd.DataFrame:
         for one in asked(question, judgements):
             finding = main_part(one)
             row = {"question": question.title, "claim": one.claim.id, "title": one.claim.short, "verdict": one.verdict}
-            row |= {"dataset": one.place[1] if one.place else "", "note": finding.note if finding.n else "not run"}
+            row["dataset"] = one.place[1] if one.place else ""
+            row["note"] = finding.note if one.study or finding.n else "not run"
             rows.append(row | {key: getattr(finding, key) if in_points(finding) else np.nan for key in PLACE})
     return pd.DataFrame(rows)
 

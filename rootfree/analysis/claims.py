@@ -85,6 +85,7 @@ class Claim(Strict):
     )
     premise: Part | None = None
     where: dict[str, Annotated[list[str], BeforeValidator(_listed)]] = {}  # what a deciding study has in its columns
+    fitted: float = Field(0, ge=0, le=100)  # training accuracy (%) that both runs of a pair must end with to count
     seeds: int = 0  # pairs that were planned
     missing: str = ""  # what it would take, where nothing can decide it
 

@@ -57,9 +57,15 @@ class Finding(Outcome):
         return nan if self.kind == "exact" or not self.n else min(self.support, self.refute)
 
 
-def differences(study: Study, weights: Mapping[str, float], metric: str) -> np.ndarray:
-    """The weighted sum of arms at every seed that all finished; positive is better for arms with positive weight."""
+def differences(study: Study, weights: Mapping[str, float], metric: str, fitted: float = 0) -> np.ndarray:
+    """The weighted sum of arms at every seed that all finished; positive is better for arms with positive weight.
+
+    Where `fitted` is given, only seeds count at which all ended with so much training accuracy (%).
+    """
     columns = [study.finished(study.arm(arm), metric) * weight * BETTER[metric] for arm, weight in weights.items()]
+    if fitted:
+        columns = [column[study.finished(study.arm(arm), "train_acc").reindex(column.index) >= fitted]
+                   for column, arm in zip(columns, weights, strict=True)]  # fmt: skip
     shared = sorted(set.intersection(*(set(column.index) for column in columns)))
     return np.sum([column.loc[shared].to_numpy(dtype=float) for column in columns], axis=0)
 
@@ -102,7 +108,11 @@ def compare(part: Part, claim: Claim, study: Study | None, claims: Claims, searc
         pairs = pd.concat(columns, axis=1, join="inner").dropna()
         same = int((pairs.iloc[:, 0] == pairs.iloc[:, 1]).sum())
         return found(exact(same, len(pairs)), f"{same} of {len(pairs)} pairs end with the same weights")
-    outcome = TESTS[part.kind](differences(study, part.difference, part.metric), margin)
+    outcome = TESTS[part.kind](differences(study, part.difference, part.metric, claim.fitted), margin)
+    pairs = differences(study, part.difference, part.metric).size if claim.fitted else outcome.n
+    few = [f"{outcome.n} of {pairs} pairs have a training accuracy of {claim.fitted:g} %"] if outcome.n < pairs else []
+    if few and not outcome.n:
+        return found(outcome, few[0])
     if not outcome.n:
         lost = [f"{arm} failed in {runs.sum()} of {len(runs)} runs" for arm, runs in failed.items() if runs.any()]
         if not lost:
@@ -116,7 +126,8 @@ def compare(part: Part, claim: Claim, study: Study | None, claims: Claims, searc
         return found(replace(outcome, support=1.0), why, withheld=True, **over)
     diverged = {arm: study.diverged(name) for arm, name in arms.items()}
     left_out = [f"{n} of {arm}" for arm, n in diverged.items() if n]
-    return found(outcome, f"left out, as diverged: {', '.join(left_out)}" if left_out else "", **over)
+    few += [f"left out, as diverged: {', '.join(left_out)}"] if left_out else []
+    return found(outcome, "; ".join(few), **over)
 
 
 def _fails_more(part: Part, failed: Mapping[str, pd.Series]) -> str:

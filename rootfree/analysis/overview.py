@@ -69,6 +69,8 @@ def forest(rows: pd.DataFrame, wide: bool = True) -> Drawing:
                     axes.plot(edge, place, shape, color=color, ms=5, clip_on=False)
         for verdict, (marker, color, filled) in VERDICTS.items():
             mark: dict[str, Any] = {"marker": marker, "color": color, "fillstyle": filled, "mew": 1.5, "ls": ""}
+            if filled == "full":  # a rim, else the line of the interval fills the notches of a cross
+                mark |= {"mec": "white", "mew": 0.8, "ms": 8}
             told = rows[rows["verdict"] == verdict]
             known, rest = told.dropna(subset="estimate"), told[told["estimate"].isna()]
             inside = known["estimate"].where(known["estimate"].abs() < limit, 0.9 * limit * np.sign(known["estimate"]))
