@@ -6,10 +6,11 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -145,8 +146,9 @@ def fit(
             state.begin_evaluation()
             with forward_in(precision, device):
                 for name in ("train", "val"):
-                    found = evaluate(state.eval_model(compiled), loss, eval_batches[name])
-                    metrics[f"{name}_acc"], metrics[f"{name}_loss"] = found
+                    found = evaluate(state.eval_model(compiled), loss, eval_batches[name], len(data.classes))
+                    metrics |= {f"{name}_acc": found.acc, f"{name}_loss": found.loss}
+            metrics |= {"val_balanced_acc": found.balanced_acc, "val_predicted_classes": found.predicted}
             metrics["gap_acc"] = metrics["train_acc"] - metrics["val_acc"]
             metrics["images_per_second"] = train.size / state.epoch_seconds
             metrics["seconds"] = state.seconds + state.epoch_seconds
@@ -162,8 +164,11 @@ def fit(
 
         if evaluate_test:
             with forward_in(precision, device):
-                tested = evaluate(state.eval_model(compiled), loss, eval_batches["test"])
-            state.metrics |= dict(zip(("test_acc", "test_loss"), tested, strict=True))
+                found = evaluate(state.eval_model(compiled), loss, eval_batches["test"], len(data.classes))
+            state.metrics |= {f"test_{name}": getattr(found, name) for name in ("acc", "loss", "balanced_acc")}
+        if state.metrics.get("val_predicted_classes") == 1 and record.is_main_process:
+            share = f"its accuracy of {state.metrics['val_acc']:.2%} is the share of that class"
+            warnings.warn(f"on the validation split the model predicts one class alone, so {share}", stacklevel=2)
         record.save_weights(state.eval_model(model).state_dict())
     return _summary("finished", state, train.size)
 
@@ -178,21 +183,38 @@ def saved_if_interrupted(record: Record, state: State) -> Iterator[None]:
         raise
 
 
+class Evaluation(NamedTuple):
+    """What a model does on a split: accuracies (fractions), the mean loss, and how many classes it ever predicts."""
+
+    acc: float
+    loss: float
+    balanced_acc: float  # the mean over the classes of the split of the accuracy in each
+    predicted: int
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, loss: Loss, batches: Batches) -> tuple[float, float]:
-    """Return accuracy (a fraction) and mean loss over a split, in eval mode; batch statistics stay as they are."""
+def evaluate(model: nn.Module, loss: Loss, batches: Batches, classes: int) -> Evaluation:
+    """Look at a split, in eval mode; batch statistics stay as they are."""
     model.eval()
-    correct = torch.zeros((), dtype=torch.long, device=batches.device)
     loss_sum = torch.zeros((), device=batches.device)
+    labelled, right, predicted = (torch.zeros(classes, dtype=torch.long, device=batches.device) for _ in range(3))
     for images, labels in batches:
         raise_if_stopped()
         if len(labels):  # a process may have no part of the last batch
             logits = model(images)
-            correct += (logits.argmax(1) == labels).sum()
+            found = logits.argmax(1)
+            labelled.index_add_(0, labels, torch.ones_like(labels))
+            right.index_add_(0, labels, (found == labels).long())
+            predicted.index_add_(0, found, torch.ones_like(found))
             loss_sum = loss_sum + loss(logits, labels) * len(labels)
-    return distributed.all_reduce_sum(correct).item() / batches.size, distributed.all_reduce_sum(
-        loss_sum
-    ).item() / batches.size
+    counts = distributed.all_reduce_sum(torch.stack([labelled, right, predicted])).cpu()
+    there = counts[0] > 0
+    return Evaluation(
+        acc=counts[1].sum().item() / batches.size,
+        loss=distributed.all_reduce_sum(loss_sum).item() / batches.size,
+        balanced_acc=(counts[1, there] / counts[0, there]).mean().item(),
+        predicted=int((counts[2] > 0).sum()),
+    )
 
 
 def make_optimizer(
@@ -219,7 +241,7 @@ def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
     states = [run.optimizer.state.get(param, {}) for param in params]  # some keep other things beside them
     values = [value for state in states for value in state.values()]
     tensors = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    final = {"test_acc": None, "test_loss": None, **run.metrics}
+    final = {"test_acc": None, "test_loss": None, "test_balanced_acc": None, **run.metrics}
     tested = final["test_acc"] is not None
     return {
         "status": status,
@@ -230,6 +252,7 @@ def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
         "images_per_second": final["epoch"] * trained_on / final["seconds"],
         **{f"{name}_acc": final[f"{name}_acc"] for name in ("train", "val", "test")},
         **{f"{name}_loss": final[f"{name}_loss"] for name in ("train", "val", "test")},
+        **{name: final.get(name) for name in ("val_balanced_acc", "test_balanced_acc", "val_predicted_classes")},
         "gap_acc": final["train_acc"] - final["test_acc"] if tested else None,
         "gap_loss": final["train_loss"] - final["test_loss"] if tested else None,
         "parameters": sum(p.numel() for p in run.model.parameters()),

@@ -219,14 +219,39 @@ def test_evaluation_leaves_batch_statistics_and_random_numbers_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(5))
     batches = data.batches(data.val, torch.device("cpu"), 16)
     loss = nn.functional.cross_entropy
-    evaluate(model, loss, batches)
+    evaluate(model, loss, batches, 5)
     state, rng = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-    accuracy, mean_loss = evaluate(model, loss, batches)
+    accuracy, mean_loss, *_ = evaluate(model, loss, batches, 5)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
     images, labels = next(iter(data.batches(data.val, torch.device("cpu"), 50)))
     assert accuracy == pytest.approx((model(images).argmax(1) == labels).double().mean().item())
     assert mean_loss == pytest.approx(loss(model(images), labels).item(), rel=1e-5)  # uneven last batch
+
+
+class Stubborn(nn.Module):
+    """Says the second class, whatever it sees."""
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([0.0, 9.0, 0.0])[:num_classes])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(images), -1)
+
+
+def test_a_model_that_predicts_one_class_is_told_from_one_that_learned(entry: Entry) -> None:
+    said = r"the model predicts one class alone, so its accuracy of 33.33% is the share of that class"
+    with pytest.warns(UserWarning, match=said):
+        entry("model._target_=test_trainer.Stubborn", "~model.stem_stride", "optimizer.lr=0", "trainer.epochs=1")
+    (summary,) = [json.loads(file.read_text()) for file in Path("outputs").glob("*/summary.json")]
+    assert summary["val_predicted_classes"] == 1
+    assert summary["val_balanced_acc"] == summary["test_balanced_acc"] == pytest.approx(1 / 3)
+
+    data = [(torch.zeros(8, 3), torch.tensor([1, 1, 1, 1, 1, 0, 0, 1])), (torch.zeros(2, 3), torch.tensor([1, 1]))]
+    batches = Mock(device="cpu", size=10, __iter__=lambda _: iter(data))
+    found = evaluate(Stubborn(3, 32), nn.functional.cross_entropy, batches, 3)
+    assert (found.acc, found.balanced_acc, found.predicted) == (pytest.approx(0.8), pytest.approx(0.5), 1)
 
 
 def test_four_frames_from_the_command_to_the_step(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +454,7 @@ def test_after_a_run_that_fails_the_next_has_its_own_mirror(
     pytest.importorskip("wandb")
     calls = []
 
-    def fails_once(*arguments: Any) -> tuple[float, float]:
+    def fails_once(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 1:
             raise RuntimeError("out of luck")
