@@ -1,6 +1,7 @@
 """What every optimizer of `configs/optimizer/` promises to code that is not ours: found by listing the folder."""
 
 import copy
+import pickle
 import re
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,8 +23,11 @@ CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "conf
 if not hasattr(torch.optim, "Muon"):  # torch 2.9 has it
     del CONFIGS["muon"]
 OURS = [name for name, path in CONFIGS.items() if re.search(r"rootfree\.optim\.(?!ByShape)", path.read_text())]
+CLASSES = ["rf_rmsprop", "rf_adamw", "shampoo", "rf_shampoo", "if_shampoo"]  # a config of each of our classes
+COORDINATES = ["rf_rmsprop", "rf_adamw"]  # those that can take a part of a parameter
 every_optimizer = pytest.mark.parametrize("name", CONFIGS)
 every_optimizer_of_ours = pytest.mark.parametrize("name", OURS)
+every_class = pytest.mark.parametrize("name", CLASSES)
 
 # A low-precision arm may freeze, which it says at construction; that it does is tested with the diagonal optimizers.
 pytestmark = pytest.mark.filterwarnings("ignore:beta2 = .* freezes:UserWarning")
@@ -223,6 +230,56 @@ def test_hyper_parameters_out_of_range_are_refused_by_name(name):
                 build(name, parameters(), **{key: bad})
 
 
+@every_class
+def test_schedules_of_torch_drive_it_and_copies_of_it_go_on_bit_for_bit(name):
+    params = parameters()
+    optimizer = build(name, params)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=12)
+    (group,) = optimizer.param_groups
+    seen = []
+    for step in range(6):
+        seen.append((group["lr"], group["momentum"] if "momentum" in group else group["betas"]))
+        train(optimizer, params, [step])
+        cycle.step()
+    assert [len(set(column)) for column in zip(*seen, strict=True)] == [6, 6]
+    copies = copy.deepcopy((params, optimizer)), pickle.loads(pickle.dumps((params, optimizer)))
+    train(optimizer, params, range(6, 10))
+    for others, other in copies:
+        train(other, others, range(6, 10))
+        assert same(others, params)
+        assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+    lr = group["lr"]
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    for _ in range(3):
+        plateau.step(1.0)
+    assert group["lr"] == lr / 2
+    network = torch.nn.ParameterList(params)
+    average, ends = torch.optim.swa_utils.AveragedModel(network), []
+    annealing = torch.optim.swa_utils.SWALR(optimizer, swa_lr=lr / 8, anneal_epochs=2)
+    for step in range(10, 13):
+        train(optimizer, params, [step])
+        annealing.step()
+        average.update_parameters(network)
+        ends.append([param.detach().clone() for param in params])
+    assert group["lr"] == pytest.approx(lr / 8)
+    for mean, column in zip(average.module, zip(*ends, strict=True), strict=True):
+        torch.testing.assert_close(mean.detach(), sum(column) / 3)
+
+
+@every_class
+def test_a_group_that_is_added_later_trains_as_by_itself_and_changes_no_other(name):
+    params = parameters()
+    optimizer = build(name, params[:2])
+    train(optimizer, params, range(3))
+    optimizer.add_param_group({"params": params[2:], "weight_decay": 0.0})
+    train(optimizer, params, range(3, 6))
+    apart = parameters()
+    for part, steps, changes in (slice(2), range(6), {}), (slice(2, 4), range(3, 6), {"weight_decay": 0.0}):
+        train(build(name, apart[part], **changes), apart, steps)
+    assert same(apart, params)
+
+
 # Foreign code
 
 
@@ -270,6 +327,19 @@ def layers(seed):
     return nn.Sequential(nn.Conv2d(3, 6, 3, 4, 1), nn.GELU(), nn.Flatten(), nn.LayerNorm(24), nn.Linear(24, 4)).double()
 
 
+def can_shard():
+    return hasattr(torch.cpu.Stream, "record_event")  # older torch does not on a CPU
+
+
+def take_steps(network, optimizer, rank=None, steps=range(3)):
+    """Train on batches, or on one half of each."""
+    for step in steps:
+        images, labels = (whole if rank is None else whole.chunk(2)[rank] for whole in batch(step))
+        optimizer.zero_grad()
+        cross_entropy(network(images.double()), labels).backward()
+        optimizer.step()
+
+
 def train_in_pair(rank, rendezvous, folder):
     """One of two processes that train every optimizer on half of each batch and save the parameters.
 
@@ -281,31 +351,50 @@ def train_in_pair(rank, rendezvous, folder):
     ends = {}
     for name in CONFIGS:
         network = DistributedDataParallel(layers(seed=rank))  # rank 0's parameters are broadcast
-        optimizer = build(name, network.parameters())
-        for step in range(3):
-            images, labels = (half.chunk(2)[rank] for half in batch(step))
-            optimizer.zero_grad()
-            cross_entropy(network(images.double()), labels).backward()
-            optimizer.step()
+        take_steps(network, build(name, network.parameters()), rank)
         ends[name] = network.module.state_dict()
+    for name in CLASSES:
+        network = DistributedDataParallel(layers(seed=rank))
+        hyper = settings(name)
+        optimizer_class = get_class(hyper.pop("_target_"))
+        del hyper["_partial_"]
+        optimizer = ZeroRedundancyOptimizer(network.parameters(), optimizer_class, **hyper)
+        take_steps(network, optimizer, rank)
+        assert same(network.module.state_dict(), ends[name])
+    for name in COORDINATES if can_shard() else ():
+        from torch.distributed.fsdp import fully_shard
+
+        network = fully_shard(layers(seed=0), mesh=dist.init_device_mesh("cpu", (2,)))
+        optimizer = build(name, network.parameters())
+        take_steps(network, optimizer)
+        ends[f"{name} in shards"] = {key: value.full_tensor() for key, value in network.state_dict().items()}
+        checkpoint.save(get_optimizer_state_dict(network, optimizer), checkpoint_id=folder / name)
     torch.save(ends, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_a_data_parallel_pair_stays_together_and_equals_one_process(tmp_path):
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_pair_of_processes_equals_one_and_its_sharded_state_goes_on_in_one(tmp_path):
     torch.multiprocessing.spawn(train_in_pair, (tmp_path / "rendezvous", tmp_path), nprocs=2)
     left, right = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in CONFIGS:
         assert same(left[name], right[name]), name
         network = layers(seed=0)
         optimizer = build(name, network.parameters())
-        for step in range(3):
-            optimizer.zero_grad()
-            images, labels = batch(step)
-            cross_entropy(network(images.double()), labels).backward()
-            optimizer.step()
+        take_steps(network, optimizer)
         for key, value in network.state_dict().items():
             torch.testing.assert_close(left[name][key], value, rtol=1e-5, atol=1e-6, msg=f"{name}: {key}")
+        if name in COORDINATES and can_shard():
+            assert same(left[f"{name} in shards"], network.state_dict())  # both ranks had the whole batch
+            heir = copy.deepcopy(network)
+            its_optimizer = build(name, heir.parameters())
+            state = get_optimizer_state_dict(heir, its_optimizer)
+            checkpoint.load(state, checkpoint_id=tmp_path / name)
+            set_optimizer_state_dict(heir, its_optimizer, state)
+            assert same(its_optimizer.state_dict()["state"], optimizer.state_dict()["state"])
+            for one, its in (network, optimizer), (heir, its_optimizer):
+                take_steps(one, its, steps=[3])
+            assert same(heir.state_dict(), network.state_dict())
 
 
 def test_needs_torch_alone():
