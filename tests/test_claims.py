@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rootfree.analysis.answers import duels
+from rootfree.analysis.answers import duels, tally
 from rootfree.analysis.checks import Check, evaluate
 from rootfree.analysis.claims import Claim, Claims, Failure, Placebo, Question, load_claims
 from rootfree.analysis.comparisons import wins_losses_ties
@@ -252,10 +252,10 @@ def test_only_runs_that_fit_are_compared() -> None:
 
     one = trained(98.0)
     assert (one.verdict, one.findings[0].n) == ("supported", 3)
-    assert one.findings[0].note == "3 of 4 pairs have a training accuracy of 98 %"
+    assert one.findings[0].note == "3 of 4 pairs have a training accuracy of 98%"
     assert judge(claimed(part()), study).verdict == "undecided"
     none = trained(97.9)
-    assert (none.verdict, none.reason) == ("no data", "0 of 4 pairs have a training accuracy of 98 %.")
+    assert (none.verdict, none.reason) == ("no data", "0 of 4 pairs have a training accuracy of 98%.")
     assert judge(asked, made({"a": [82.0], "b": []})).reason == "B was not run."
 
 
@@ -318,6 +318,13 @@ def test_first_claim_with_its_premise() -> None:
     ids = [j.claim.id for j in judgements]
     assert list(dict.fromkeys(ids)) == [claim.id for claim in claims.claims]
     assert [j.verdict for j in judgements] == ["supported", *["no data"] * (len(claims.claims) - 1)]
+
+
+def test_verdicts_are_counted_by_whose_claims_they_are_on() -> None:
+    """The paper's own words are not mixed with questions of ours."""
+    claims = [claimed(part(margin=0), id=name, origin=origin) for name, origin in (("X", "ours"), ("Y", "paper"))]
+    claims += [claimed(part(margin=0, difference={"b": 1.0, "a": -1.0}), id="Z")]
+    assert tally(cards(claims, made(CLEAR))) == "paper: 1 supported; ours: 1 supported, 1 refuted"
 
 
 def noisy(mean: float, n: int) -> dict[str, Values]:

@@ -128,14 +128,22 @@ def summaries(claims: Claims, judgements: Sequence[Judgement]) -> list[dict[str,
             short.append(f"{verdict} ({finding.estimate:+.1f} points)" if measured else verdict)
             said = f"{finding.estimate:+.2f} points ({ends(finding)}, n = {finding.n})" if measured else result(finding)
             told.append(f"{verdict}, {said}")
-        counted = {verdict: sum(one.verdict == verdict for one in these) for verdict in VERDICTS}
         failing = [one.premise.part.text for one in tested[:1] if one.premise and one.verdict == "premise not met"]
         if tested:
             row: dict[str, Any] = {"title": question.title, "asked": tested[0].claim.short, "answer": "; ".join(told)}
             row |= {"claims": question.claims, "short": "; ".join(short), "premise": next(iter(failing), "")}
-            tally = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
-            rows.append(row | {"tally": tally})
+            rows.append(row | {"tally": tally(these)})
     return rows
+
+
+def tally(judgements: Sequence[Judgement]) -> str:
+    """How many verdicts of each kind there are, apart for each origin of a claim."""
+    told = []
+    for origin in ORIGINS:
+        said = [one.verdict for one in judgements if one.claim.origin == origin]
+        counted = [f"{said.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in said]
+        told += [f"{origin}: {', '.join(counted)}"] if said else []
+    return "; ".join(told)
 
 
 def duels(claims: Claims, judgements: Sequence[Judgement], each: int = 2) -> list[dict[str, Any]]:

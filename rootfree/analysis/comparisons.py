@@ -110,7 +110,7 @@ def compare(part: Part, claim: Claim, study: Study | None, claims: Claims, searc
         return found(exact(same, len(pairs)), f"{same} of {len(pairs)} pairs end with the same weights")
     outcome = TESTS[part.kind](differences(study, part.difference, part.metric, claim.fitted), margin)
     pairs = differences(study, part.difference, part.metric).size if claim.fitted else outcome.n
-    few = [f"{outcome.n} of {pairs} pairs have a training accuracy of {claim.fitted:g} %"] if outcome.n < pairs else []
+    few = [f"{outcome.n} of {pairs} pairs have a training accuracy of {claim.fitted:g}%"] if outcome.n < pairs else []
     if few and not outcome.n:
         return found(outcome, few[0])
     if not outcome.n:
