@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 CONFIGS = Path(__file__).with_name("configs").resolve()  # in a checkout a link; an installed package has the files
 PRESETS = [file for file in CONFIGS.glob("experiments/*/*.yaml") if file.parent.name != "search"]
@@ -188,13 +188,17 @@ def check_block(key: str, block: DictConfig) -> None:
 
 def check_value(key: str, value: Any, kind: Any) -> None:
     """Check a value against a type annotation, ranges included (`Annotated[int, Gt(0)]`), as strictly as JSON is."""
-    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False))
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    try:
-        adapter.validate_json(json.dumps(plain))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"[{place}]" for place in first["loc"] if isinstance(place, int))
+    rules = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+    try:  # in a tuple, since a dataclass by itself takes no rules
+        TypeAdapter(tuple[kind], config=rules).validate_json(json.dumps([plain]))  # type: ignore[valid-type]
+    except (ValidationError, PydanticUserError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        if first is None or first["type"] == "needs_python_object":  # an object that yaml has no words for
+            wanted = getattr(kind, "__name__", str(kind))
+            raise SettingsError(f"{key} = {value!r} is not allowed: no setting can be a {wanted}") from None
+        places = first["loc"][1:] if isinstance(plain, (dict, list)) else ()
+        where = "".join(f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
         raise SettingsError(f"{key}{where} = {value!r} is not allowed: {first['msg'].lower()}") from None
 
 

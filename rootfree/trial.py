@@ -1,5 +1,6 @@
 """What a run is made of, tried out before anything is recorded, so that what refuses a setting does so in words."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,27 +23,31 @@ def try_out(settings: DictConfig, model: "nn.Module", classes: int) -> None:
         classes: that the data have.
 
     Raises:
-        SettingsError: with what the part that failed said, and the settings of all.
+        SettingsError: with what the part that failed said, and its settings.
     """
     import torch
 
     from rootfree.trainer import make_optimizer
 
-    block: DictConfig = settings.optimizer
-    eager: Any = OmegaConf.merge(block, {"compile": False}) if block.get("compile") else block
-    gradients = torch.Generator().manual_seed(0)
-    smallest = {param.ndim: param for param in sorted(model.parameters(), key=lambda param: -param.numel())}
-    try:
-        build(settings.loss)(torch.zeros(2, classes), torch.tensor([0, 1]))
-        build(settings.schedule)(0.0)
+    def step() -> None:
+        block = settings.optimizer
+        eager: Any = OmegaConf.merge(block, {"compile": False}) if block.get("compile") else block
         optimizer = make_optimizer(build(eager), model, settings.trainer.get("decay_norms_and_biases", True))
         getattr(optimizer, "train", lambda: None)()  # schedule-free methods ask for it
-        for param in smallest.values():
-            param.grad = torch.randn(param.shape, generator=gradients).to(param)
+        draws = torch.Generator().manual_seed(0)
+        largest_first = sorted(model.parameters(), key=lambda param: -param.numel())
+        for param in {param.ndim: param for param in largest_first}.values():
+            param.grad = torch.randn(param.shape, generator=draws).to(param)
         optimizer.step()
-    except Exception as error:  # code of others may fail in any way
-        what = str(error) or type(error).__name__
-        given = {key: value for key, value in block.items() if not str(key).startswith("_")}
-        raise SettingsError(
-            f"{what} (optimizer: {given}, loss: {settings.loss}, schedule: {settings.schedule})"
-        ) from error
+
+    parts: dict[str, Callable[[], Any]] = {
+        "loss": lambda: build(settings.loss)(torch.zeros(2, classes), torch.tensor([0, 1])),
+        "schedule": lambda: build(settings.schedule)(0.0),
+        "optimizer": step,
+    }
+    for name, part in parts.items():
+        try:
+            part()
+        except Exception as error:  # code of others may fail in any way
+            given = {key: value for key, value in settings[name].items() if not str(key).startswith("_")}
+            raise SettingsError(f"{str(error) or type(error).__name__} ({name}: {given})") from error

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import nn
 
 from rootfree import numerics, train
 from rootfree.data.image_folder import image_folder
+from rootfree.data.splits import Split
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
 from rootfree.precision import set_arithmetic
@@ -265,7 +267,7 @@ def test_four_frames_from_the_command_to_the_step(entry: Entry, monkeypatch: pyt
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     entry("trainer.epochs=1")
-    assert seen[0] == ["try_out", "run", "job", "main"]  # on a model of its own
+    assert seen[0] == ["step", "try_out", "run", "job", "main"]  # on a model of its own
     assert seen[1] == ["fit", "run", "job", "main"]
 
 
@@ -374,7 +376,17 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
         (["model=vit_mini", "model.heads=5"], "model.dim = 96 is not a multiple of model.heads = 5"),
         (["model=vit_mini", "model.patch=6"], "model.patch = 6 is not a power of two"),
         (["optimizer._target_=torch.optim.Nope"], "optimizer._target_ = torch.optim.Nope cannot be imported"),
-        (["optimizer._target_=test_trainer.Never"], "this one never steps"),
+        (["optimizer._target_=test_trainer.Never"], "this one never steps (optimizer: {'lr': "),
+        (["loss.weight=[1,3,7]"], "loss.weight = [1, 3, 7] is not allowed: no setting can be a "),
+        (["loss=weighted_cross_entropy", "loss.weight=[1,7]"], "it has 2 numbers, and there are 3 classes (loss: "),
+        (
+            ["dataset._target_=test_trainer.annotated", "+dataset.whole=3"],
+            "dataset.whole = 3 is not allowed: input should be an ",
+        ),
+        (
+            ["dataset._target_=test_trainer.annotated", "+dataset.rule.low=x"],
+            "dataset.rule.low = {'low': 'x'} is not allowed: input should be a valid number",
+        ),
         (
             ["optimizer=muon", "optimizer.matrices.lr=0.1"],
             "matrices.lr = 0.1 is not allowed: lr is that of the matrices",
@@ -393,6 +405,15 @@ def test_bad_input_ends_in_a_line_or_two(
     assert message in error
     assert len(error.strip().splitlines()) <= 2
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+@dataclass
+class Rule:
+    low: float
+
+
+def annotated(whole: Split, rule: Rule, **settings: Any) -> Any:
+    """A data set that wants what yaml can give, and what it cannot."""
 
 
 class Never(torch.optim.SGD):
