@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import timm
 import torch
+from pytorch_optimizer import SOAP, Kate
 from pytorch_optimizer import Shampoo as PeersShampoo
 from sirfshampoo import SIRFShampoo
 from torch import Tensor, nn
@@ -77,6 +78,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
     "RFAdamW": own(RFAdamW, **ROOTFREE),
     "RFAdamW compiled": own(RFAdamW, compile=True, **ROOTFREE),
     "IFShampoo": own(IFShampoo, **ROOTFREE),
+    "IFShampoo max_dim 256": own(IFShampoo, max_dim=256, **ROOTFREE),
     "IFShampoo bfloat16": own(IFShampoo, **BFLOAT16),
     "RFShampoo": own(RFShampoo, **ROOTFREE),
     "Shampoo": own(Shampoo, weight_decay=1e-4),
@@ -87,6 +89,8 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
     "pytorch-optimizer Shampoo": lambda model, every: PeersShampoo(
         model.parameters(), lr=LR, momentum=0.9, preconditioning_compute_steps=every
     ),
+    "pytorch-optimizer Kate": own(Kate, weight_decay=1e-4),  # the nearest packaged relative without a root
+    "pytorch-optimizer SOAP": lambda model, every: SOAP(model.parameters(), lr=LR, precondition_frequency=every),
     "eigh float32": lambda model, _: Operation(model, torch.linalg.eigh, torch.float32),
     "matmul bfloat16": lambda model, _: Operation(model, lambda matrix: matrix @ matrix, torch.bfloat16),
 }
@@ -113,6 +117,10 @@ COMPARISONS = [
     Comparison("RFRMSProp bfloat16", "torch AdamW foreach", {}),
     Comparison("RFRMSProp bfloat16 stochastic compiled", "torch AdamW fused", {}),
     Comparison("IFShampoo", "sirfshampoo", {"resnet8": 0.5, "resnet18": 0.5, "vit_tiny": 0.5}, update_every=2),
+    Comparison("IFShampoo max_dim 256", "sirfshampoo", {"vit_tiny": 0.4}, update_every=2),
+    Comparison("IFShampoo", "pytorch-optimizer SOAP", {"vit_tiny": 1.0}, update_every=2),
+    Comparison("RFShampoo", "pytorch-optimizer SOAP", {"vit_tiny": 1.0}, update_every=2),
+    Comparison("RFRMSProp", "pytorch-optimizer Kate", {}),
     Comparison("IFShampoo bfloat16", "IFShampoo", {}, update_every=2),
     Comparison("IFShampoo", "Shampoo", {}, update_every=2),
     Comparison("IFShampoo", "RFShampoo", {}, update_every=2),

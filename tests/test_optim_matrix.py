@@ -61,6 +61,34 @@ def test_if_shampoo_equals_sirfshampoo_on_a_network() -> None:
         torch.testing.assert_close(param, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_equals_the_shampoo_of_pytorch_optimizer_where_the_equations_coincide() -> None:
+    """RFShampoo does on a column, where there is no other axis to whiten along; Shampoo from full-rank factors on."""
+    peers = pytest.importorskip("pytorch_optimizer")
+    shared = dict(start_preconditioning_step=1, preconditioning_compute_steps=1, shape_interpretation=False,
+                  graft_type=0, nesterov=False, use_svd=True)  # fmt: skip
+    pairs = [
+        (
+            (5, 1),
+            lambda params: RFShampoo(params, lr=0.1, batch_size=1, beta2=0.9, damping=0.0, weight_decay=0.02),
+            dict(betas=(0.9, 0.9), weight_decay=0.02, inverse_exponent_override=1, pre_conditioner_type=1,
+                 matrix_eps=1.0),
+        ),
+        (
+            (4, 4),
+            lambda params: Shampoo(params, lr=0.1, betas=(0.0, 0.9), eps=1e-14, weight_decay=0.02),
+            dict(betas=(0.0, 0.9), weight_decay=0.02, decoupled_weight_decay=True, matrix_eps=0.0),
+        ),
+    ]  # fmt: skip
+    for shape, ours, theirs in pairs:
+        params = [nn.Parameter(randn(*shape)) for _ in range(2)]
+        optimizers = ours(params[:1]), peers.ScalableShampoo(params[1:], lr=0.1, **shared, **theirs)
+        for step in range(20):
+            for param, optimizer in zip(params, optimizers, strict=True):
+                param.grad = randn(*shape, seed=step)
+                optimizer.step()
+            torch.testing.assert_close(*params, rtol=1e-8, atol=1e-10)
+
+
 # Reference twins: the equations of the module docstrings, one tensor, one axis after the other.
 
 
