@@ -3,19 +3,21 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import pytest
 from conftest import tiny
+from forked import Forked
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 class Double(nn.Module):
@@ -35,17 +37,12 @@ class Double(nn.Module):
 MODEL = ["model._target_=test_distributed.Double", "~model.stem_stride", "tuned=none", "optimizer.lr=0.01"]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
-
-
-TRAIN_EACH = """
-import json, sys
-from rootfree import train
-for words in json.loads(sys.argv[1]):
-    sys.argv[1:] = words
-    train.main()
-"""
+def pair(*words: str, **options: Any) -> list[Forked]:
+    """Two processes that train together, as `torchrun` starts them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **options}
+    return [Forked(*words, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
 
 
 def test_two_processes_train_as_one(photos: Path, tmp_path: Path, entry: Callable[..., list[dict[str, Any]]]) -> None:
@@ -54,10 +51,10 @@ def test_two_processes_train_as_one(photos: Path, tmp_path: Path, entry: Callabl
     runs = [["optimizer=rf_rmsprop"], ["optimizer=if_shampoo", "trainer.accumulate=3"]]
     for words in runs:
         alone = {run["run_id"]: run for run in entry(*shared, *words)}
-    calls = json.dumps([[*tiny(photos), *shared, *words, f"outputs={tmp_path}/pair"] for words in runs])
-    pair = [sys.executable, *TORCHRUN, "--no-python", sys.executable, "-c", TRAIN_EACH, calls]
-    done = subprocess.run(pair, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+        said = tmp_path / f"{words[0]}.txt"
+        for process in pair("train", *tiny(photos), *shared, *words, f"outputs={tmp_path}/pair", output=said):
+            with process:
+                assert process.wait() == 0, said.read_text()
     together = {run["run_id"]: run for run in map(read, (tmp_path / "pair").glob("*/summary.json"))}
     assert together.keys() == alone.keys()
     assert len(alone) == 2
@@ -80,22 +77,38 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["the main one", "the other"])
-def test_a_process_that_dies_ends_the_run(photos: Path, tmp_path: Path, victim: int) -> None:
-    words = [*tiny(photos), *MODEL, f"outputs={tmp_path}", "trainer.epochs=100000"]
-    line = [sys.executable, *TORCHRUN, "-m", "rootfree.train", *words]
+ENDLESS = [*MODEL, "trainer.epochs=100000"]
+
+
+def wait_for_checkpoint(outputs: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(outputs.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_the_main_process_that_dies_ends_the_run(photos: Path, tmp_path: Path) -> None:
+    main, other = pair("train", *tiny(photos), *ENDLESS, f"outputs={tmp_path}")
+    with main, other:
+        wait_for_checkpoint(tmp_path)
+        main.kill()
+        assert other.wait(60) != 0
+    assert not list(tmp_path.glob("*/summary.json"))
+
+
+def test_another_process_that_dies_ends_the_run_of_torchrun(photos: Path, tmp_path: Path) -> None:
+    words = [*tiny(photos), *ENDLESS, f"outputs={tmp_path}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     with subprocess.Popen(
-        line, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*launcher, "-m", "rootfree.train", *words], cwd=ROOT, env=environment, stdout=DEVNULL, stderr=DEVNULL
     ) as run:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(ranks_of(run.pid)[victim], signal.SIGKILL)
+        wait_for_checkpoint(tmp_path)
+        os.kill(ranks_of(run.pid)[1], signal.SIGKILL)
         assert run.wait(timeout=60) != 0
     (folder,) = (file.parent for file in tmp_path.glob("*/checkpoint.pt"))
     assert not (folder / "summary.json").exists()
-    if victim:  # rank 0 lived to tell
-        assert json.loads((folder / "failure.json").read_text())["status"] in ("failed", "interrupted")
+    # the main process lived to tell
+    assert json.loads((folder / "failure.json").read_text())["status"] in ("failed", "interrupted")
 
 
 def ranks_of(launcher: int) -> dict[int, int]:

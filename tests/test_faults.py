@@ -20,7 +20,8 @@ import pytest
 import torch
 from conftest import tiny
 from filelock import FileLock
-from test_distributed import Double
+from forked import Forked
+from test_distributed import Double, pair
 from test_trainer import ROOT, Entry, lines, untimed, wait_for
 from torch import Tensor, nn
 
@@ -41,14 +42,8 @@ def nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_requested", None)
 
 
-def command(photos: Path, outputs: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "rootfree.train", *tiny(photos), *words, f"outputs={outputs}"]
-
-
-def start(photos: Path, outputs: Path, *words: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
-    quiet: dict[str, Any] = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return subprocess.Popen(command(photos, outputs, *words), cwd=ROOT, env=environment, **quiet)
+def start(photos: Path, outputs: Path, *words: str) -> Forked:
+    return Forked("train", *tiny(photos), *words, f"outputs={outputs}")
 
 
 def ends(entry: Entry, *words: str) -> int:
@@ -70,7 +65,7 @@ LONG = ["trainer.epochs=15", "optimizer=rf_rmsprop", "optimizer.lr=0.01", "recor
 def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Summary and metrics of the long run, trained in one go."""
     outputs = tmp_path_factory.mktemp("calm")
-    subprocess.run(command(photos, outputs, *LONG), cwd=ROOT, check=True, capture_output=True)
+    assert start(photos, outputs, *LONG).wait() == 0
     folder = the_folder(outputs)
     return untimed(json.loads((folder / "summary.json").read_text())), lines(folder / "metrics.jsonl")
 
@@ -110,7 +105,7 @@ def test_asked_to_stop_it_is_saved_and_goes_on(
     outputs = tmp_path / "outputs"
     with start(photos, outputs, *LONG) as run:
         wait_for(lambda: (the_folder(outputs) / "metrics.jsonl").read_text().count("\n") >= 2)
-        run.send_signal(number)
+        os.kill(run.pid, number)
         assert run.wait(90) == signals.REQUEUE
     folder = the_folder(outputs)
     assert status_of(folder) == "interrupted"
@@ -177,9 +172,8 @@ def replace(self, target):
 Path.replace = replace
 train.main()
 """
-    line = command(photos, tmp_path / "outputs", *LONG)
-    done = subprocess.run([line[0], "-c", code, *line[3:]], cwd=ROOT, capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    with Forked(*tiny(photos), *LONG, f"outputs={tmp_path}/outputs", code=code) as run:
+        assert run.wait() == -signal.SIGKILL
     folder = the_folder(tmp_path / "outputs")
     assert list(folder.glob(".checkpoint.pt.*.part"))
     entry(*LONG)
@@ -364,11 +358,11 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(photos: Path, tmp_pa
 
 def test_several_processes_complete_a_sweep_together(photos: Path, tmp_path: Path) -> None:
     """Their number is a part of what a run with batch statistics is, when runs are named and when they are trained."""
-    launcher = [f"{Path(sys.executable).parent}/torchrun", "--standalone", "--nproc-per-node=2"]
     words = [*tiny(photos), "seed=0,1", "trainer.epochs=1", "device=cpu", f"outputs={tmp_path}"]
-    done = subprocess.run([*launcher, "-m", "rootfree.train", "-m", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 runs: 2 finished") == 1, "one of them speaks"
+    for process in pair("train", "-m", *words, output=tmp_path / "said"):
+        with process:
+            assert process.wait() == 0, (tmp_path / "said").read_text()
+    assert (tmp_path / "said").read_text().count("2 runs: 2 finished") == 1, "one of them speaks"
     assert len(list(tmp_path.glob("*/config.yaml"))) == len(list(tmp_path.glob("*/summary.json"))) == 2
 
 
