@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any
 
 import pytest
 from conftest import tiny
+from forked import Forked
 from hydra.core.config_store import ConfigStore
 from test_configs import composed
+from test_trainer import wait_for
 
 from rootfree import distributed
 
@@ -128,7 +129,7 @@ def test_jobs_of_submitit_drain_a_grid_and_one_that_must_go_queues_again(photos:
     with sweep(photos, outputs, "hydra/launcher=submitit_local") as command:
         folder, lines = half_way(outputs)
         os.kill(trainer_of(folder), signal.SIGUSR2)  # as Slurm does before the time limit
-        assert command.wait(240) == 0
+        assert command.wait() == 0
     assert_each_ran_once(outputs)
     assert (folder / "metrics.jsonl").read_text().startswith(lines), "it began anew instead of going on"
     starts = [log.read_text().count("Starting with JobEnv") for log in outputs.glob("multirun/.submitit/*/*_log.out")]
@@ -142,7 +143,7 @@ def test_a_worker_of_ray_that_is_killed_loses_nothing(photos: Path, tmp_path: Pa
     with sweep(photos, outputs, *words) as command:
         folder, lines = half_way(outputs)
         os.kill(trainer_of(folder), signal.SIGKILL)
-        assert command.wait(240) == 0  # Ray starts its run again, without a second command
+        assert command.wait() == 0  # Ray starts its run again, without a second command
     assert_each_ran_once(outputs)
     assert (folder / "metrics.jsonl").read_text().startswith(lines), "it began anew instead of going on"
 
@@ -176,10 +177,10 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(photos: Path, outputs: Path, *words: str) -> subprocess.Popen[bytes]:
+def sweep(photos: Path, outputs: Path, *words: str) -> Forked:
     """Start a sweep over four seeds; its folder of outputs is relative to another folder than Ray's."""
-    command = [sys.executable, "-m", "rootfree.train", "-m", *tiny(photos), "seed=range(4)", *words]
-    return subprocess.Popen([*command, f"trainer.epochs={EPOCHS}", f"outputs={outputs.name}"], cwd=outputs.parent)
+    grid = ["seed=range(4)", f"trainer.epochs={EPOCHS}", f"outputs={outputs.name}"]
+    return Forked("train", "-m", *tiny(photos), *grid, *words, cwd=outputs.parent)
 
 
 def half_way(outputs: Path) -> tuple[Path, str]:
@@ -215,13 +216,3 @@ def assert_each_ran_once(outputs: Path) -> None:
         assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
     assert len(list(outputs.glob("*/config.yaml"))) == 4
     assert not list(outputs.glob("*/failure.json"))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        with suppress(FileNotFoundError):
-            if condition():
-                return
-        time.sleep(0.02)
-    raise TimeoutError

@@ -5,11 +5,9 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny
+from forked import Forked
 from omegaconf import OmegaConf
 from test_configs import as_run
+from test_trainer import wait_for
 
 from rootfree.analysis.searches import Search, behind, best_of, read_search, read_searches, search_name
 from rootfree.run.signals import Interrupted
@@ -386,24 +386,17 @@ class Command:
         (folder / "mine").mkdir()
         self.folder, self.photos = folder, photos
 
-    def start(self, *words: str, **doom: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, **doom: str) -> Forked:
         own = [f"--config-dir={self.folder / 'mine'}", "-m", "hydra/sweeper=halton", "optimizer=sgd"]
         settings = [*tiny(self.photos), "trainer.epochs=1", "schedule=constant", f"outputs='{self.folder / 'out put'}'"]
         if not any("+experiments" in word for word in words):
             settings.append("optimizer._target_=doomed.Doomed")
-        return subprocess.Popen(
-            [sys.executable, "-m", "rootfree.train", *own, *settings, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": f"{self.folder}:{ROOT}", **doom},
-            start_new_session=True,
-        )
+        output = self.folder / secrets.token_hex(4)
+        return Forked("train", *own, *settings, *words, output=output, PYTHONPATH=f"{self.folder}:{ROOT}", **doom)
 
     def run(self, *words: str, **doom: str) -> tuple[int, str]:
-        process = self.start(*words, **doom)
-        printed, _ = process.communicate(timeout=240)
-        return process.returncode, printed
+        with self.start(*words, **doom) as process:
+            return process.wait(), process.output.read_text()
 
     @property
     def ended(self) -> dict[str, int]:
@@ -435,8 +428,8 @@ def test_a_search_loses_nothing_and_does_nothing_twice(photos: Path, tmp_path: P
     # two commands at once share what is missing; no run is trained again
     pair = [command.start(budget), command.start(budget)]
     for process in pair:
-        printed, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, printed
+        with process:
+            assert process.wait() == 0, process.output.read_text()
     second, done = command.ended, command.table()
     assert len(second) == len(done.runs) == 4 + 9
     assert first.items() <= second.items()
@@ -471,25 +464,16 @@ def test_a_search_in_a_preset_halved_and_interrupted_by_ctrl_c(photos: Path, tmp
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = Command(photos, tmp_path)
     sweeper = ["hydra.sweeper.budget=2", "hydra.sweeper.halving=true", "hydra/launcher=local"]
-    process = command.start(*sweeper, "+experiments/cnn=laptop", "trainer.epochs=400")
-    assert process.stdout
-    for line in process.stdout:
-        if "draws x" in line:
-            break
-    assert "2 draws x 100 epochs, 1 draws x 200 epochs, 1 draws x 400 epochs, 3 runs of the best x 400 epochs" in line
-    folders = tmp_path / "out put"
-    while not list(folders.glob("*/checkpoint.pt")):
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, rest
-    assert "Traceback" not in rest
-    assert all(json.loads(f.read_text())["status"] == "interrupted" for f in folders.glob("*/failure.json"))
-    assert list(folders.glob("*/failure.json"))
-    deadline = time.monotonic() + 20
-    while alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive(process.pid), "no process is left"
+    plan = "2 draws x 100 epochs, 1 draws x 200 epochs, 1 draws x 400 epochs, 3 runs of the best x 400 epochs"
+    with command.start(*sweeper, "+experiments/cnn=laptop", "trainer.epochs=400") as process:
+        wait_for(lambda: list((tmp_path / "out put").glob("*/checkpoint.pt")))
+        assert plan in process.output.read_text()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait() == 75, process.output.read_text()
+        assert "Traceback" not in process.output.read_text()
+        failures = list((tmp_path / "out put").glob("*/failure.json"))
+        assert {json.loads(file.read_text())["status"] for file in failures} == {"interrupted"}
+        wait_for(lambda: not alive(process.pid))  # no process is left
 
 
 def alive(group: int) -> bool:
