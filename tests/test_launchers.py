@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import tiny
-from forked import Forked
 from hydra.core.config_store import ConfigStore
 from test_configs import composed
-from test_trainer import wait_for
 
 from rootfree import distributed
 
@@ -129,11 +128,11 @@ def test_jobs_of_submitit_drain_a_grid_and_one_that_must_go_queues_again(photos:
     with sweep(photos, outputs, "hydra/launcher=submitit_local") as command:
         folder, lines = half_way(outputs)
         os.kill(trainer_of(folder), signal.SIGUSR2)  # as Slurm does before the time limit
-        assert command.wait() == 0
+        assert command.wait(240) == 0
     assert_each_ran_once(outputs)
     assert (folder / "metrics.jsonl").read_text().startswith(lines), "it began anew instead of going on"
     starts = [log.read_text().count("Starting with JobEnv") for log in outputs.glob("multirun/.submitit/*/*_log.out")]
-    assert sorted(starts) == [1, 1, 1, 2]
+    assert sorted(starts) == [1, 2]
 
 
 def test_a_worker_of_ray_that_is_killed_loses_nothing(photos: Path, tmp_path: Path, ray: str) -> None:
@@ -143,7 +142,7 @@ def test_a_worker_of_ray_that_is_killed_loses_nothing(photos: Path, tmp_path: Pa
     with sweep(photos, outputs, *words) as command:
         folder, lines = half_way(outputs)
         os.kill(trainer_of(folder), signal.SIGKILL)
-        assert command.wait() == 0  # Ray starts its run again, without a second command
+        assert command.wait(240) == 0  # Ray starts its run again, without a second command
     assert_each_ran_once(outputs)
     assert (folder / "metrics.jsonl").read_text().startswith(lines), "it began anew instead of going on"
 
@@ -177,10 +176,10 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(photos: Path, outputs: Path, *words: str) -> Forked:
-    """Start a sweep over four seeds; its folder of outputs is relative to another folder than Ray's."""
-    grid = ["seed=range(4)", f"trainer.epochs={EPOCHS}", f"outputs={outputs.name}"]
-    return Forked("train", "-m", *tiny(photos), *grid, *words, cwd=outputs.parent)
+def sweep(photos: Path, outputs: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Start a sweep over two seeds; its folder of outputs is relative to another folder than Ray's."""
+    command = [sys.executable, "-m", "rootfree.train", "-m", *tiny(photos), "seed=0,1", *words]
+    return subprocess.Popen([*command, f"trainer.epochs={EPOCHS}", f"outputs={outputs.name}"], cwd=outputs.parent)
 
 
 def half_way(outputs: Path) -> tuple[Path, str]:
@@ -210,9 +209,19 @@ def trainer_of(folder: Path) -> int:
 
 def assert_each_ran_once(outputs: Path) -> None:
     summaries = [json.loads(file.read_text()) for file in outputs.glob("*/summary.json")]
-    assert sorted((run["seed"], run["status"]) for run in summaries) == [(seed, "finished") for seed in range(4)]
+    assert sorted((run["seed"], run["status"]) for run in summaries) == [(seed, "finished") for seed in range(2)]
     for run in summaries:
         lines = (outputs / run["run_id"] / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
-    assert len(list(outputs.glob("*/config.yaml"))) == 4
+    assert len(list(outputs.glob("*/config.yaml"))) == 2
     assert not list(outputs.glob("*/failure.json"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise TimeoutError
