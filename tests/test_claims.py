@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rootfree.analysis.answers import duels, tally
+from rootfree.analysis.answers import confidence, duels, forest, summaries, tally
 from rootfree.analysis.checks import Check, evaluate
 from rootfree.analysis.claims import Claim, Claims, Failure, Placebo, Question, load_claims
 from rootfree.analysis.comparisons import wins_losses_ties
@@ -325,6 +325,17 @@ def test_verdicts_are_counted_by_whose_claims_they_are_on() -> None:
     claims = [claimed(part(margin=0), id=name, origin=origin) for name, origin in (("X", "ours"), ("Y", "paper"))]
     claims += [claimed(part(margin=0, difference={"b": 1.0, "a": -1.0}), id="Z")]
     assert tally(cards(claims, made(CLEAR))) == "paper: 1 supported; ours: 1 supported, 1 refuted"
+
+
+@pytest.mark.parametrize(("n", "told"), [(2, "too few runs"), (3, "95% +1.7")])
+def test_an_interval_of_two_pairs_is_neither_told_nor_drawn(n: int, told: str) -> None:
+    claims = Claims(claims=[claimed(part(margin=0))], questions=[Question(title="Q", claims=["X"])])
+    found = scorecard(claims, [made({arm: values[:n] for arm, values in CLEAR.items()})])
+    assert told in confidence(found[0].findings[0])
+    assert told in summaries(claims, found)[0]["answer"]
+    drawn = forest(claims, found)
+    assert drawn["estimate"].notna().all()
+    assert drawn["low"].isna().all() == (n < 3)
 
 
 def noisy(mean: float, n: int) -> dict[str, Values]:

@@ -12,7 +12,7 @@ from rootfree.analysis.checks import Check
 from rootfree.analysis.claims import UNITS, Claims, Part, Question
 from rootfree.analysis.comparisons import Finding
 from rootfree.analysis.overview import VERDICTS
-from rootfree.analysis.page import Link, safe_name
+from rootfree.analysis.page import Link, p_value, safe_name
 from rootfree.analysis.sections import FEW
 from rootfree.analysis.verdicts import Judgement
 
@@ -50,7 +50,7 @@ def confidence(finding: Finding) -> str:
         return "-"
     said = [f"n = {finding.n}" + (f" of {finding.planned} planned" if finding.n < finding.planned else "")]
     if finding.kind in SIZES:
-        said.append(ends(finding) if finding.n > 2 else FEW)
+        said.append(ends(finding))
     elif finding.kind == "count":
         said.append(f"95% {finding.low:.2f} to {finding.high:.2f}")
     if finding.n > 2 and np.isfinite([finding.low_searches, finding.high_searches]).all():
@@ -61,13 +61,10 @@ def confidence(finding: Finding) -> str:
 
 
 def ends(finding: Finding) -> str:
-    """The interval of a part over seeds, with its level."""
+    """The interval of a part over seeds, with its level; that of two pairs says nothing and is not told."""
+    if finding.n < 3:
+        return FEW
     return f"{90 if finding.kind == 'equivalence' else 95}% {finding.low:+.2f} to {finding.high:+.2f}"
-
-
-def p_value(p: float) -> str:
-    """A p in words."""
-    return "p below 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
 def asked(question: Question, judgements: Sequence[Judgement]) -> list[Judgement]:
@@ -111,7 +108,9 @@ def forest(claims: Claims, judgements: Sequence[Judgement]) -> pd.DataFrame:
             row = {"question": question.title, "claim": one.claim.id, "title": one.claim.short, "verdict": one.verdict}
             row["dataset"] = one.place[1] if one.place else ""
             row["note"] = finding.note if one.study or finding.n else "not run"
-            rows.append(row | {key: getattr(finding, key) if in_points(finding) else np.nan for key in PLACE})
+            known = PLACE if finding.n > 2 else ("estimate", "margin")  # an interval of two pairs is not drawn
+            shown = {key: getattr(finding, key) for key in known if in_points(finding)}
+            rows.append(row | dict.fromkeys(PLACE, np.nan) | shown)
     return pd.DataFrame(rows)
 
 

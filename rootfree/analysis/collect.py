@@ -61,7 +61,7 @@ def collect(outputs: Path, into: Path, merge: bool = False) -> Collected:
     def curves() -> Iterator[Row]:
         return chain.from_iterable(_curve(outputs / run_id / "metrics.jsonl", run_id) for run_id in fresh)
 
-    columns = _columns(CURVE, chain([_header(into / "curves.csv") if merge else []], curves()))
+    columns = _columns(CURVE, chain([next(_rows(into / "curves.csv"), {}) if merge else {}], curves()))
     published = _rows(into / "curves.csv") if merge else iter(())
     into.mkdir(parents=True, exist_ok=True)
     merged = heapq.merge(published, curves(), key=lambda row: (row["run_id"], int(row["epoch"])))
@@ -194,13 +194,6 @@ def _rows(path: Path) -> Iterator[Row]:
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             yield from csv.DictReader(file)
-
-
-def _header(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])
 
 
 def _write(path: Path, columns: list[str], rows: Iterable[Row]) -> None:

@@ -36,6 +36,11 @@ def safe_name(text: str) -> str:
     return f"{name[:70]}-{crc32(text.encode('utf-8', 'replace')):08x}" if lossy else name
 
 
+def p_value(p: float) -> str:
+    """A p in words."""
+    return "p below 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 def render(template: str, **values: Any) -> str:
     """Fill a template with values.
 
@@ -58,9 +63,8 @@ def _environment() -> Environment:
     reader = MarkdownIt("commonmark", {"html": False})
     made.filters["prose"] = lambda text: Markup(reader.render(str(text)))
     made.filters["words"] = lambda text: Markup(reader.renderInline(str(text)))
-    made.filters["p"] = lambda p: "p below 0.001" if p < 0.001 else f"p {p:.3f}"
     made.filters["drawn"] = lambda drawing: Markup(inline(drawing))
-    made.filters |= {"cell": _cell, "rows": _rows, "place": safe_name, "label": label}
+    made.filters |= {"cell": _cell, "rows": _rows, "place": safe_name, "label": label, "p": p_value}
     return made
 
 
