@@ -459,6 +459,29 @@ def test_wandb_failing_changes_nothing(entry: Entry, monkeypatch: pytest.MonkeyP
     assert untimed(mirrored) == untimed(calm)
 
 
+KILLED = """
+import sys, psutil
+from pathlib import Path
+from rootfree.run.wandb_logger import WandbLogger
+logger = WandbLogger(Path(sys.argv[1]), {"run_id": "one", "preset": None}, "offline", "rootfree")
+(service,) = (one for one in psutil.Process().children(recursive=True) if one.name().startswith("wandb"))
+service.terminate()
+service.wait()
+for epoch in range(3):
+    logger.log({"epoch": epoch, "loss": 1.0})
+logger.close()
+"""
+
+
+def test_a_mirror_whose_service_is_killed_says_one_line(tmp_path: Path) -> None:
+    """As at the time limit of a Slurm job, whose end reaches all of its processes."""
+    pytest.importorskip("wandb")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("W&B does not work") == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_wandb_mirrors_the_record_offline(entry: Entry, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     (summary,) = entry("wandb.mode=offline")

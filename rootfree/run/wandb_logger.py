@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,6 +112,13 @@ class WandbLogger:
 
     def _give_up(self, error: Exception) -> None:
         """W&B raises errors of many kinds, none of which is worth a run: say so once, and go on without it."""
-        self._run = None
+        if self._run is not None:
+            self._run = None
+            with suppress(
+                Exception
+            ):  # what is left of a service that was killed fills a log with tracebacks at the end
+                import wandb
+
+                self._in_time(wandb.teardown)
         warnings.warn(f"W&B does not work ({error}); the record goes on without it (wandb.mode=disabled silences this)",
                       stacklevel=2)  # fmt: skip
