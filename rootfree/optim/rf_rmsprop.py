@@ -82,7 +82,7 @@ class RFRMSProp(Optimizer):
     """RMSProp without the square root (the equations stand at the top of this file).
 
     Example:
-        >>> optimizer = RFRMSProp(model.parameters(), lr=0.01, batch_size=128)
+        >>> optimizer = RFRMSProp(model.parameters(), lr=0.1, batch_size=128)  # lr: what SGD would get
         >>> loss_function(model(inputs), targets).backward()  # the *mean* loss over the 128 examples
         >>> optimizer.step()
 
