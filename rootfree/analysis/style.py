@@ -163,10 +163,15 @@ def inline(drawing: Drawing) -> str:
             picture = io.BytesIO()
             drawing.figure.savefig(picture, format="png", dpi=160, facecolor="white")
             return f'<img alt="" src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">'
-    # a hundredth of a point is more than anyone sees; names of groups and indents are a third of a file
-    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text[text.index("<svg") :])
+    # a hundredth of a point is more than anyone sees, but numbers that are read stay whole; names of groups and
+    # indents are a third of a file
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{3,}", _rounded, tag[0]), text[text.index("<svg") :])
     text = re.sub(r'(?<=<g) id="[^"]*"|\n\s*(?=<)', "", text)
     return text.replace(INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}"
 
 
 def save_png(drawing: Drawing, file: Path) -> None:
