@@ -25,7 +25,7 @@ class State:
     Attributes:
         epoch: epochs that ended.
         index: steps of the next one that were made.
-        loss_sum: over the images of those steps.
+        loss_sum: over the examples of those steps.
         seconds, epoch_seconds: time spent training in whole epochs, and in this one.
         skipped: steps that overflowed.
         metrics: of the epoch that ended last.

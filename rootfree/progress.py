@@ -46,7 +46,7 @@ class EpochProgress:
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Show the epoch's loss, accuracies (%) and training speed."""
         numbers = f"loss {metrics['loss']:.3f}  train {metrics['train_acc']:.1%}  val {metrics['val_acc']:.1%}"
-        speed = f"{metrics['images_per_second']:,.0f} images/s"
+        speed = f"{metrics['images_per_second']:,.0f} examples/s"
         if self.live:  # without the title, to fit in 80 columns
             done = f"{metrics['epoch']}/{self.epochs}"
             self.bar.update(self.task, description=f"{done} {numbers}  {speed}")

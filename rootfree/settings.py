@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {  # the leaves of train.yaml that are nobody's keywo
     "plan": bool,
 }
 FILLED = {  # arguments that are supplied when a block is called
-    "model": {"num_classes", "image_size"},
+    "model": {"num_classes", "image_size", "vocab_size", "context", "node_features"},  # see the data's `for_model`
     "loss": {"input", "target"},
     "optimizer": {"params", "named_parameters"},
     "schedule": {"progress"},

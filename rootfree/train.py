@@ -1,5 +1,6 @@
 """The entry: compose, check, seed, build, fit, close the record. Many runs: `sweep.py`, which Hydra calls."""
 
+import inspect
 import os
 import shlex
 import sys
@@ -101,9 +102,7 @@ def run(config: RunConfig) -> None:
     with signals.handle_signals():  # to the very end: a stop must not keep the record from telling how the run ended
         try:
             if not record.quiet:
-                sizes = data.class_counts.values()
-                print(f"{data.name}: {sum(sizes)} training images, {min(sizes)} to {max(sizes)} of each of "
-                      f"{len(sizes)} classes\n{config.tuned_line}", flush=True)  # fmt: skip
+                print(f"{data.description}\n{config.tuned_line}", flush=True)
             torch.manual_seed(settings.seed + distributed.rank())
             summary = build(settings.trainer)(
                 model=model,
@@ -140,7 +139,13 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
 
     def new_model() -> Any:
         torch.manual_seed(settings.seed)
-        return build(settings.model)(num_classes=len(data.classes), image_size=data.image_size)
+        make = build(settings.model)
+        try:
+            inspect.signature(make).bind(**data.for_model)
+        except TypeError:
+            raise ValueError(f"{settings.model._target_} does not take what {data.name} tells a model: "
+                             f"{', '.join(data.for_model)}") from None  # fmt: skip
+        return make(**data.for_model)
 
     count = distributed.world_size()
     rest = 0 if getattr(data, "drop_last", False) else len(data.train) % data.batch_size

@@ -1,4 +1,4 @@
-"""The one training loop, CNN and ViT alike."""
+"""The one training loop, whatever is learned."""
 
 import hashlib
 import inspect
@@ -54,8 +54,8 @@ def fit(
     """Train from where the record's checkpoint stands, or from the start, and return the summary.
 
     Args:
-        model: maps images (B, 3, H, W) to logits (B, classes); already on `device`.
-        loss: maps (logits, labels) to a mean.
+        model: maps inputs (B, ...) to logits (B, classes, ...); already on `device`.
+        loss: maps (logits, targets) to a mean.
         optimizer: makes an optimizer of parameters or parameter groups; `schedule` scales its learning rates.
         schedule: maps progress in [0, 1) to a factor.
         data: the splits, with batch size and augmentation.
@@ -63,8 +63,8 @@ def fit(
         seed: of shuffling and augmentation.
         device: where batches are made.
         epochs: passes over the training split.
-        eval_batch_size: images per batch without gradients.
-        clean_size: training images, a fixed draw, seen without augmentation to measure the generalisation gap.
+        eval_batch_size: examples per batch without gradients.
+        clean_size: training examples, a fixed draw, seen without augmentation to measure the generalisation gap.
         evaluate_test: look at the test split after the last epoch; a search never does.
         precision: of the forward pass, by autocast; weights, gradients and the optimizer keep theirs. fp16 scales the
             loss, and steps that overflow are skipped and counted.
@@ -112,18 +112,18 @@ def fit(
             state.begin_epoch()
             started = time.perf_counter() - state.epoch_seconds
             rest = clock.each(islice(train, state.index, None), "data")
-            for index, (images, labels) in enumerate(rest, start=state.index):
+            for index, (inputs, targets) in enumerate(rest, start=state.index):
                 factor = schedule((epoch * len(train) + index) / (epochs * len(train)))
                 for group, learning_rate in zip(state.optimizer.param_groups, learning_rates, strict=True):
                     group["lr"] = learning_rate * factor
                 state.optimizer.zero_grad()
                 whole = min(data.batch_size, train.size - index * data.batch_size)  # of all processes
-                chunks = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
-                for number, (chunk, chunk_labels) in enumerate(chunks, start=1):
+                chunks = list(zip(inputs.chunk(accumulate), targets.chunk(accumulate), strict=True))
+                for number, (chunk, chunk_targets) in enumerate(chunks, start=1):
                     more = world_size > 1 and number < len(chunks)  # processes exchange gradients after the last chunk
                     with forward.no_sync() if more else nullcontext():
                         with forward_in(precision, device):
-                            chunk_loss = loss(forward(chunk), chunk_labels)
+                            chunk_loss = loss(forward(chunk), chunk_targets)
                         state.scaler.scale(chunk_loss * (len(chunk) * world_size / whole)).backward()
                     state.loss_sum = state.loss_sum + chunk_loss.detach() * len(chunk)
                 state.scaler.unscale_(state.optimizer)
@@ -139,7 +139,7 @@ def fit(
             running_loss = distributed.all_reduce_sum(state.loss_sum).item() / train.size
             state.epoch_seconds = time.perf_counter() - started
 
-            # evaluate: clean training images and val
+            # evaluate: clean training examples and val
             metrics: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * len(train)}
             metrics |= {"lr": state.optimizer.param_groups[0]["lr"], "loss": running_loss}
             distributed.broadcast_buffers(model)
@@ -198,19 +198,19 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches, classes: int) -> Ev
     model.eval()
     loss_sum = torch.zeros((), device=batches.device)
     labelled, right, predicted = (torch.zeros(classes, dtype=torch.long, device=batches.device) for _ in range(3))
-    for images, labels in batches:
+    for inputs, targets in batches:
         raise_if_stopped()
-        if len(labels):  # a process may have no part of the last batch
-            logits = model(images)
-            found = logits.argmax(1)
-            labelled.index_add_(0, labels, torch.ones_like(labels))
-            right.index_add_(0, labels, (found == labels).long())
+        if len(targets):  # a process may have no part of the last batch
+            logits = model(inputs)
+            found, wanted = logits.argmax(1).flatten(), targets.flatten()
+            labelled.index_add_(0, wanted, torch.ones_like(wanted))
+            right.index_add_(0, wanted, (found == wanted).long())
             predicted.index_add_(0, found, torch.ones_like(found))
-            loss_sum = loss_sum + loss(logits, labels) * len(labels)
+            loss_sum = loss_sum + loss(logits, targets) * len(targets)
     counts = distributed.all_reduce_sum(torch.stack([labelled, right, predicted])).cpu()
     there = counts[0] > 0
     return Evaluation(
-        acc=counts[1].sum().item() / batches.size,
+        acc=counts[1].sum().item() / counts[0].sum().item(),
         loss=distributed.all_reduce_sum(loss_sum).item() / batches.size,
         balanced_acc=(counts[1, there] / counts[0, there]).mean().item(),
         predicted=int((counts[2] > 0).sum()),
@@ -236,7 +236,7 @@ def groups_without_decay(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _summary(status: str, run: State, trained_on: int) -> dict[str, Any]:
-    """The run's result: final metrics, and the gap between clean training images and test (null without test)."""
+    """The run's result: final metrics, and the gap between clean training examples and test (null without test)."""
     params = [param for group in run.optimizer.param_groups for param in group["params"]]
     states = [run.optimizer.state.get(param, {}) for param in params]  # some keep other things beside them
     values = [value for state in states for value in state.values()]

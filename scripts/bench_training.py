@@ -53,8 +53,8 @@ class Photos(Dataset):
     """The training images as PIL images, each augmented by itself, as in most tutorials."""
 
     def __init__(self, data: Any) -> None:
-        self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.train.images]
-        self.labels = data.train.labels.tolist()
+        self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.train.inputs]
+        self.labels = data.train.targets.tolist()
         mean, std = ((statistic.flatten() / 255).tolist() for statistic in data.pixel_statistics)
         to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
         self.transform = v2.Compose([v2.RandomCrop(32, padding=data.pad), *to_float])

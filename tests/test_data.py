@@ -46,12 +46,12 @@ def gathered(batches: Batches) -> tuple[Tensor, Tensor]:
 
 def test_without_augmentation_batches_equal_an_obvious_loop() -> None:
     data = some_data()
-    pixels = data.train.images.double()
+    pixels = data.train.inputs.double()
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), unbiased=False)
     images, labels = gathered(data.batches(data.train, CPU, 16))
-    slow = torch.stack([(image.double() - mean[:, None, None]) / std[:, None, None] for image in data.train.images])
+    slow = torch.stack([(image.double() - mean[:, None, None]) / std[:, None, None] for image in data.train.inputs])
     torch.testing.assert_close(images.double(), slow, rtol=1e-5, atol=1e-5)
-    assert torch.equal(labels, data.train.labels)
+    assert torch.equal(labels, data.train.targets)
     assert [len(y) for _, y in data.batches(data.train, CPU, 16)] == [16, 16, 16, 2]
     assert len(data.batches(data.train, CPU, 16)) == 4
 
@@ -66,13 +66,13 @@ def test_augmented_batches_equal_an_obvious_loop() -> None:
     plain = data.batches(data.train, CPU, 50)
     for i in range(50):
         framed = np.zeros((3, 16, 16), np.uint8)
-        framed[:, 2:14, 2:14] = data.train.images[order[i]].numpy()
+        framed[:, 2:14, 2:14] = data.train.inputs[order[i]].numpy()
         row, column = divmod(int(offset[i]), 5)
         cut = framed[:, row : row + 12, column : column + 12]
         cut = cut[:, :, ::-1].copy() if mirrored[i] else cut
         expected = (torch.from_numpy(cut).float() - plain.mean[0]) / plain.std[0]
         torch.testing.assert_close(images[i], expected)
-        assert labels[i] == data.train.labels[order[i]]
+        assert labels[i] == data.train.targets[order[i]]
 
 
 def test_each_image_comes_once_per_epoch_in_an_order_that_the_seed_fixes() -> None:
@@ -102,11 +102,11 @@ def test_crops_and_flips_are_uniform() -> None:
 def test_hold_out_is_stratified_seeded_and_refuses_too_few() -> None:
     split = Split(torch.arange(90).view(90, 1, 1, 1), torch.tensor([0] * 60 + [1] * 30))
     rest, held = hold_out(split, 10, seed=0)
-    assert torch.bincount(held.labels).tolist() == [7, 3]
-    assert {*rest.images.flatten().tolist()} | {*held.images.flatten().tolist()} == set(range(90))
+    assert torch.bincount(held.targets).tolist() == [7, 3]
+    assert {*rest.inputs.flatten().tolist()} | {*held.inputs.flatten().tolist()} == set(range(90))
     assert len(rest) == 80
-    assert torch.equal(held.images, hold_out(split, 10, seed=0)[1].images)
-    assert not torch.equal(held.images, hold_out(split, 10, seed=1)[1].images)
+    assert torch.equal(held.inputs, hold_out(split, 10, seed=0)[1].inputs)
+    assert not torch.equal(held.inputs, hold_out(split, 10, seed=1)[1].inputs)
     with pytest.raises(ValueError, match="cannot hold out 89 of 90"):
         hold_out(split, 89, seed=0)
 
@@ -129,11 +129,11 @@ def test_cluttered_digits_are_the_same_everywhere_and_share_no_base_digit(
     assert [len(base) for base in bases] == [1000, 300, 497]
     assert not bases[0] & bases[1]
     assert not bases[2] & (bases[0] | bases[1])
-    assert torch.bincount(data.train.labels).tolist() == [20] * 10
-    assert data.train.images.shape == (200, 3, 32, 32)
+    assert torch.bincount(data.train.targets).tolist() == [20] * 10
+    assert data.train.inputs.shape == (200, 3, 32, 32)
     assert data.fingerprint == "0fac07646acd3741"
     again = digits.cluttered_digits(cache=str(tmp_path))  # from the file
-    assert torch.equal(again.test.images, data.test.images)
+    assert torch.equal(again.test.inputs, data.test.inputs)
     assert len(bases) == 3
     digits._made.cache_clear()
 
@@ -154,10 +154,10 @@ def test_image_folder_reads_what_is_there(photos: Path, tmp_path: Path) -> None:
     grey.unlink()
     data = opened(root, tmp_path, val_share=0.25)
     assert (data.classes, len(data.train), len(data.val), len(data.test)) == (("amber", "birch", "cedar"), 90, 30, 36)
-    assert data.train.images.shape[1:] == (3, 16, 16)
+    assert data.train.inputs.shape[1:] == (3, 16, 16)
     exact = np.asarray(Image.open(root / "test" / "birch" / "001.png"))
-    assert torch.equal(data.test.images[13], torch.from_numpy(exact.copy()).permute(2, 0, 1))
-    assert data.test.labels[13] == 1
+    assert torch.equal(data.test.inputs[13], torch.from_numpy(exact.copy()).permute(2, 0, 1))
+    assert data.test.targets[13] == 1
 
 
 def test_a_folder_is_known_by_its_pixels_not_its_path(photos: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_too_few_images_for_the_asked_split_are_refused(photos: Path, tmp_path: 
         opened(photos, tmp_path, val_share=0.99)
     with pytest.raises(ValueError, match="train_size = 109 is not allowed: 108 images are left"):
         opened(photos, tmp_path, train_size=109)
-    assert torch.bincount(opened(photos, tmp_path, train_size=60).train.labels).tolist() == [20, 20, 20]
+    assert torch.bincount(opened(photos, tmp_path, train_size=60).train.targets).tolist() == [20, 20, 20]
 
 
 def test_cifar_without_network_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +247,8 @@ def test_cifar_is_read_once_then_served_from_one_file(
     data = cifar(kind, root=str(tmp_path), val_size=kind, cache=str(tmp_path))
     assert (data.name, list(data.classes), len(data.val), len(data.test)) == (f"cifar{kind}", names, kind, 4 * kind)
     last = list(pixels)[-1]
-    assert torch.equal(data.test.images.flatten(1), torch.from_numpy(pixels[last]))
-    assert data.test.labels[kind + 3] == 3
+    assert torch.equal(data.test.inputs.flatten(1), torch.from_numpy(pixels[last]))
+    assert data.test.targets[kind + 3] == 3
     shutil.rmtree(folder)
     assert cifar(kind, root=str(tmp_path), val_size=kind, cache=str(tmp_path)).fingerprint == data.fingerprint
 
@@ -316,7 +316,7 @@ def test_large_training_batches_equal_an_obvious_loop(photos: Path, tmp_path: Pa
         image = v2.ColorJitter(0.4, 0.4, 0.4)(image)
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
         torch.testing.assert_close(images[i], normalised(pixels), rtol=1e-5, atol=1e-5)
-        assert labels[i] == data.train.labels[order[i]]
+        assert labels[i] == data.train.targets[order[i]]
 
 
 def test_large_evaluation_batches_equal_an_obvious_loop(photos: Path, tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_the_last_batch_is_left_out_where_the_recipe_says_so(photos: Path, tmp_p
     training = data.batches(data.train, CPU, 16, torch.Generator())
     assert ([len(y) for _, y in training], training.size, len(training)) == ([16] * 6, 96, 6)
     assert data.batches(data.train, CPU, 16).size == 108
-    with pytest.raises(ValueError, match="a batch of 109 is not allowed: there are 108 images, and drop_last"):
+    with pytest.raises(ValueError, match="a batch of 109 is not allowed: there are 108 examples, and drop_last"):
         data.batches(data.train, CPU, 109, torch.Generator())
 
 
@@ -486,7 +486,7 @@ def test_a_class_list_chooses_classes(photos: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "classes.txt"
     chosen.write_text("cedar\namber\n")
     data = streamed(photos, tmp_path, class_list=str(chosen))
-    assert (data.classes, len(data.test), data.test.labels.tolist()) == (("amber", "cedar"), 24, [0] * 12 + [1] * 12)
+    assert (data.classes, len(data.test), data.test.targets.tolist()) == (("amber", "cedar"), 24, [0] * 12 + [1] * 12)
     chosen.write_text("cedar\namber\ndogwood\n")
     with pytest.raises(ValueError, match="lacks 1 of 3 listed classes, such as dogwood"):
         streamed(photos, tmp_path, class_list=str(chosen))
@@ -510,7 +510,7 @@ def test_tiny_imagenet_is_the_same_as_distributed_and_in_class_folders(photos: P
                 lines += [f"{name}_{file.name}\t{name}\t0\t0\t9\t9\n"] if split is official else []
     (official / "val" / "val_annotations.txt").write_text("".join(reversed(lines)))
     one, other = (tiny_imagenet(str(root), cache=str(tmp_path / "cache")) for root in (official, sorted_))
-    assert one.train.images.shape == (108, 3, 64, 64)
+    assert one.train.inputs.shape == (108, 3, 64, 64)
     assert one.fingerprint == other.fingerprint
     with pytest.raises(FileNotFoundError, match=r"dataset.download=true to fetch http.*tiny-imagenet-200.zip"):
         tiny_imagenet(str(tmp_path / "nowhere"))
@@ -576,10 +576,10 @@ def test_label_noise_permutes_a_share_of_the_training_labels_and_nothing_else(tm
     assert (same.name, same.fingerprint) == (plain.name, plain.fingerprint)
     assert (noisy.name, noisy.fingerprint) == ("cluttered_digits-noise20", again.fingerprint)
     assert len({plain.fingerprint, noisy.fingerprint, plain.with_label_noise(0.3).fingerprint}) == 3
-    assert torch.equal(noisy.train.labels, again.train.labels)
-    assert torch.equal(noisy.train.images, plain.train.images)
-    assert torch.equal(noisy.val.labels, plain.val.labels)
-    assert torch.equal(noisy.test.labels, plain.test.labels)
-    changed = (noisy.train.labels != plain.train.labels).float().mean().item()
+    assert torch.equal(noisy.train.targets, again.train.targets)
+    assert torch.equal(noisy.train.inputs, plain.train.inputs)
+    assert torch.equal(noisy.val.targets, plain.val.targets)
+    assert torch.equal(noisy.test.targets, plain.test.targets)
+    changed = (noisy.train.targets != plain.train.targets).float().mean().item()
     assert abs(changed - 0.2 * 0.9) < 0.02  # one in ten keeps its class
     assert noisy.class_counts == plain.class_counts

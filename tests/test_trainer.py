@@ -300,7 +300,7 @@ def test_refactoring_moves_no_numbers(entry: Entry, photos: Path, request: pytes
     for model, size in (("resnet8", {}), ("vit_mini", {"dim": 24, "depth": 1})):
         for file in sorted((ROOT / "configs" / "optimizer").glob("*.yaml")):
             torch.manual_seed(0)
-            network = in_float64(model, len(data.classes), data.image_size, **size)
+            network = in_float64(model, **data.for_model, **size)
             record = Mock(title="golden", quiet=True, load_checkpoint=lambda: None)  # it keeps nothing
             losses[model, file.stem] = fit(
                 network, nn.functional.cross_entropy, built("optimizer", file.stem), built("schedule", "multistep"),
@@ -562,7 +562,7 @@ def test_a_run_says_which_tuned_numbers_are_in_force(
     assert summary["tuned"] == "found"
     said = capsys.readouterr().out
     assert "tuned numbers: found.yaml, but for optimizer.momentum=0.5 (" in said
-    assert "photos: 108 training images, 36 to 36 of each of 3 classes\n" in said
+    assert "photos: 108 training examples, 36 to 36 of each of 3 classes\n" in said
     (plain,) = json_of(entry, "tuned=none", "outputs=elsewhere")
     assert plain["tuned"] is None
     assert "tuned numbers: none, the plain defaults" in capsys.readouterr().out

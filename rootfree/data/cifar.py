@@ -64,8 +64,8 @@ def _read(kind: str, root: Path, download: bool) -> dict[str, Any]:
     whole, test = (Split(images, torch.tensor(part.targets)) for images, part in zip(pixels, parts, strict=True))
     classes = parts[0].classes
     return {
-        "train": {"images": whole.images, "labels": whole.labels},
-        "test": {"images": test.images, "labels": test.labels},
+        "train": {"images": whole.inputs, "labels": whole.targets},
+        "test": {"images": test.inputs, "labels": test.targets},
         "fingerprint": fingerprint({"train": whole, "test": test}, tuple(classes)),
         "classes": classes,
     }

@@ -63,7 +63,7 @@ def compose() -> dict[str, Any]:
         base = order[start : start + BASE[name]]
         start += BASE[name]
         splits[name] = _compose_split(digits[base], labels[base], COUNT[name], np.random.default_rng([1, index]))
-    made: dict[str, Any] = {name: {"images": s.images, "labels": s.labels} for name, s in splits.items()}
+    made: dict[str, Any] = {name: {"images": s.inputs, "labels": s.targets} for name, s in splits.items()}
     made["fingerprint"] = fingerprint(splits, tuple(str(digit) for digit in range(10)))
     return made
 

@@ -84,12 +84,12 @@ def decoded(image_size: int, cache: Path, listing: Mapping[str, Listing]) -> dic
     def decode() -> dict[str, Any]:
         damaged: list[ValueError] = []
         made = {
-            split: Split(_decode(found.paths, image_size, split, damaged), found.labels)
+            split: Split(_decode(found.paths, image_size, split, damaged), found.targets)
             for split, found in splits.items()
         }
         refuse(damaged)
         classes = list(listing["train"])
-        content: dict[str, Any] = {split: {"images": s.images, "labels": s.labels} for split, s in made.items()}
+        content: dict[str, Any] = {split: {"images": s.inputs, "labels": s.targets} for split, s in made.items()}
         return {**content, "fingerprint": fingerprint(made, tuple(classes)), "classes": classes}
 
     key = source_key([path for found in splits.values() for path in found.paths], VERSION, image_size)

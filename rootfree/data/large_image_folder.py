@@ -132,7 +132,7 @@ def _verify(splits: dict[str, Files], classes: tuple[str, ...]) -> str:
     digest, damaged = hashlib.sha256(repr(classes).encode()), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of Python's lock
         for split, found in sorted(splits.items()):
-            digest.update(split.encode() + found.labels.numpy().tobytes())
+            digest.update(split.encode() + found.targets.numpy().tobytes())
             for content in track(pool.map(check, found.paths), f"verifying {split}", len(found)):
                 if isinstance(content, ValueError):
                     damaged.append(content)
@@ -165,8 +165,8 @@ class FileSplits(Splits[Files]):
     workers: int
 
     @property
-    def image_size(self) -> int:  # noqa: D102
-        return self.side
+    def for_model(self) -> dict[str, int]:  # noqa: D102
+        return {"num_classes": len(self.classes), "image_size": self.side}
 
     @property
     def mixes(self) -> bool:  # noqa: D102
@@ -208,7 +208,7 @@ class FileBatches(Batches):
     ) -> None:
         training = generator is not None
         super().__init__(split, device, batch_size, generator, shard, training and data.drop_last)
-        self.labels = split.labels.to(device)
+        self.targets = split.targets.to(device)
         self.mean, self.std = (255 * torch.tensor(s, device=device).view(1, 3, 1, 1) for s in (MEAN, STD))
         self._mix = None
         if training and (data.mixup or data.cutmix):
@@ -235,7 +235,7 @@ class FileBatches(Batches):
         )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self.labels)
+        count = len(self.targets)
         order, seeds, mixing = torch.arange(count), torch.zeros(count, dtype=torch.long), torch.zeros(len(self))
         if self.generator is not None:
             order = torch.randperm(count, generator=self.generator)
@@ -246,7 +246,7 @@ class FileBatches(Batches):
         order = order.to(self.device)
         for step, pixels, seed in zip(self.steps, self._loaded(), mixing.tolist(), strict=True):
             images = pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
-            images, labels = (images - self.mean) / self.std, self.labels[order[step.start : step.stop]]
+            images, labels = (images - self.mean) / self.std, self.targets[order[step.start : step.stop]]
             yield (images, labels) if self._mix is None else seeded(self._mix, seed, images, labels)
 
     def _loaded(self) -> Iterator[Tensor]:

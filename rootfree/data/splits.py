@@ -1,4 +1,4 @@
-"""What a data set is to the trainer: three splits of labelled images, and batches made of them on the device."""
+"""What a data set is to the trainer: three splits of inputs and targets, and batches made of them on the device."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -15,52 +15,53 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images in memory: `images` (N, 3, H, W) uint8, `labels` (N,) int64."""
+    """Examples in memory: `inputs` (N, ...), for instance images (N, 3, H, W) uint8, and `targets` (N, ...) int64."""
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def __getitem__(self, index: Tensor | slice) -> "Split":
-        return Split(self.images[index], self.labels[index])
+        return Split(self.inputs[index], self.targets[index])
 
 
 @dataclass(frozen=True)
 class Files:
-    """Labelled images on disk: N `paths`, `labels` (N,) int64."""
+    """Labelled images on disk: N `paths`, `targets` (N,) int64."""
 
     paths: list[Path]
-    labels: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def __getitem__(self, index: Tensor) -> "Files":
-        return Files([self.paths[i] for i in index.tolist()], self.labels[index])
+        return Files([self.paths[i] for i in index.tolist()], self.targets[index])
 
 
 S = TypeVar("S", Split, Files)
 
 
 class Batches(ABC):
-    """Iterate over a split: (images (B, 3, H, W) float32 normalised, channels-last; labels), both on the device.
+    """Iterate over a split: (inputs, targets), both on the device.
 
-    Labels are classes (B,) int64, or probabilities (B, classes) float32 where images are mixed. The random numbers of
-    an epoch are drawn for the whole split on each rank, and a rank takes its share of each batch: what is made of an
-    image depends neither on the rank nor on how many there are.
+    Inputs are as the data's models want them, images (B, 3, H, W) float32 normalised and channels-last. Targets are
+    classes (B, ...) int64, or probabilities (B, classes) float32 where images are mixed. The random numbers of an epoch
+    are drawn for the whole split on each rank, and a rank takes its share of each batch: what is made of an example
+    depends neither on the rank nor on how many there are.
 
     Args:
-        split: the images and labels.
+        split: the inputs and targets.
         device: where batches are made.
-        batch_size: images per batch, over all ranks together.
-        generator: a CPU generator, advanced by each pass: shuffle and augment. None: every image once, in order, plain.
+        batch_size: examples per batch, over all ranks together.
+        generator: a CPU generator, advanced by each pass: shuffle and augment. None: every one once, in order, plain.
         shard: (rank, world). Where the last batch is smaller than the world, some ranks get an empty one.
         drop_last: leave out a last batch that is not full.
 
     Attributes:
-        size: images of one pass, over all ranks.
+        size: examples of one pass, over all ranks.
         steps: this rank's share of each batch, as positions in the order of the pass.
     """
 
@@ -76,7 +77,7 @@ class Batches(ABC):
         self.device, self.generator = device, generator
         self.size = len(split) // batch_size * batch_size if drop_last else len(split)
         if self.size == 0:
-            raise ValueError(f"a batch of {batch_size} is not allowed: there are {len(split)} images, and drop_last")
+            raise ValueError(f"a batch of {batch_size} is not allowed: there are {len(split)} examples, and drop_last")
         rank, world = shard
         sizes = [min(batch_size, self.size - start) for start in range(0, self.size, batch_size)]
         self.steps = [
@@ -97,12 +98,12 @@ class Splits(ABC, Generic[S]):
 
     Attributes:
         name: what records and figures call it.
-        classes: class names, in label order.
-        train: training images, `val` already cut away.
+        classes: names of what a target can be, in their order.
+        train: training examples, `val` already cut away.
         val: held out of train, for curves and every choice.
         test: for the final number only.
-        fingerprint: hash of all images and labels: with `name` it identifies the data in a run id.
-        batch_size: images per training step.
+        fingerprint: hash of all inputs and targets: with `name` it identifies the data in a run id.
+        batch_size: examples per training step.
     """
 
     name: str
@@ -115,14 +116,21 @@ class Splits(ABC, Generic[S]):
 
     @property
     @abstractmethod
-    def image_size(self) -> int:
-        """Height and width in pixels."""
+    def for_model(self) -> dict[str, int]:
+        """What the function that makes a model is told of the data, by name."""
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """How many training images there are of each class."""
-        counts = torch.bincount(self.train.labels, minlength=len(self.classes)).tolist()
+        """How many targets of the training split are of each class."""
+        counts = torch.bincount(self.train.targets.flatten(), minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, counts, strict=True))
+
+    @property
+    def description(self) -> str:
+        """A line on what is trained on."""
+        sizes = self.class_counts.values()
+        return (f"{self.name}: {len(self.train)} training examples, {min(sizes)} to {max(sizes)} of each of "
+                f"{len(sizes)} classes")  # fmt: skip
 
     @property
     def mixes(self) -> bool:
@@ -161,22 +169,22 @@ class TensorSplits(Splits[Split]):
         """
         if share == 0:
             return self
-        generator, labels = torch.Generator().manual_seed(2), self.train.labels.clone()  # hold_out has seeds 0 and 1
+        generator, labels = torch.Generator().manual_seed(2), self.train.targets.clone()  # hold_out has seeds 0 and 1
         chosen = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
         labels[chosen] = labels[chosen[torch.randperm(len(chosen), generator=generator)]]
         mark = hashlib.sha256(f"{self.fingerprint} label_noise={share}".encode()).hexdigest()[:16]
-        return replace(self, name=f"{self.name}-noise{100 * share:g}", train=Split(self.train.images, labels),
+        return replace(self, name=f"{self.name}-noise{100 * share:g}", train=Split(self.train.inputs, labels),
                        fingerprint=mark)  # fmt: skip
 
     @property
-    def image_size(self) -> int:  # noqa: D102
-        return self.train.images.shape[-1]
+    def for_model(self) -> dict[str, int]:  # noqa: D102
+        return {"num_classes": len(self.classes), "image_size": self.train.inputs.shape[-1]}
 
     @cached_property
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the training images, (1, 3, 1, 1) each, in grey levels."""
         # uint8 sums are exact in int64, so the statistics do not depend on the order of summation
-        histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in self.train.images.unbind(1)])
+        histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in self.train.inputs.unbind(1)])
         level, weight = torch.arange(256, dtype=torch.float64), histogram.double() / histogram[0].sum()
         mean = weight @ level
         std = (weight @ level**2 - mean**2).sqrt().clamp(min=1.0)
@@ -204,15 +212,15 @@ class TensorBatches(Batches):
     def __init__(self, data: TensorSplits, split: Split, device: torch.device, *others: Any) -> None:
         super().__init__(split, device, *others)
         layout = torch.channels_last  # turning each batch would cost more than all else that is done to it
-        self.images, self.labels = split.images.to(device, memory_format=layout), split.labels.to(device)
+        self.inputs, self.targets = split.inputs.to(device, memory_format=layout), split.targets.to(device)
         self.data = data
         self.mean, self.std = (  # of each pixel, since broadcasting to pixels is several times slower
-            statistic.to(device).expand(1, *split.images.shape[1:]).contiguous(memory_format=layout)
+            statistic.to(device).expand(1, *split.inputs.shape[1:]).contiguous(memory_format=layout)
             for statistic in data.pixel_statistics
         )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self.images, self.labels
+        images, labels = self.inputs, self.targets
         if self.generator is not None:
             images, labels = self._shuffled_and_augmented(self.generator)
         for step in self.steps:
@@ -221,11 +229,11 @@ class TensorBatches(Batches):
 
     def _shuffled_and_augmented(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One epoch of training images, made at once: one copy per crop offset is far cheaper than one per image."""
-        count, size, pad, device = len(self.labels), self.images.shape[-1], self.data.pad, self.device
+        count, size, pad, device = len(self.targets), self.inputs.shape[-1], self.data.pad, self.device
         order = torch.randperm(count, generator=generator).to(device)
         offset = torch.randint((2 * pad + 1) ** 2, (count,), generator=generator).to(device)
         mirrored = torch.rand(count, generator=generator).to(device) < 0.5
-        images = self.images[order]
+        images = self.inputs[order]
         if pad:
             padded, images = F.pad(images, [pad] * 4), torch.empty_like(images)
             for which in range((2 * pad + 1) ** 2):
@@ -234,16 +242,16 @@ class TensorBatches(Batches):
                 images[chosen] = padded[chosen, :, row : row + size, column : column + size]
         if self.data.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        return images, self.labels[order]
+        return images, self.targets[order]
 
 
 def fingerprint(splits: Mapping[str, Split], classes: tuple[str, ...]) -> str:
     """Hash of every pixel, label and class name: 16 hexadecimal digits."""
     digest = hashlib.sha256(repr(classes).encode())
     for name in sorted(splits):
-        digest.update(f"{name} {tuple(splits[name].images.shape)}".encode())
-        digest.update(splits[name].images.contiguous().numpy().data)
-        digest.update(splits[name].labels.numpy().data)
+        digest.update(f"{name} {tuple(splits[name].inputs.shape)}".encode())
+        digest.update(splits[name].inputs.contiguous().numpy().data)
+        digest.update(splits[name].targets.numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -258,7 +266,7 @@ def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
     Raises:
         ValueError: if a class would be left without an image on either side.
     """
-    sizes = torch.bincount(split.labels).double()
+    sizes = torch.bincount(split.targets).double()
     exact = sizes * count / len(split)
     quota = exact.floor().long()
     quota[(quota - exact).argsort(stable=True)[: count - int(quota.sum())]] += 1
@@ -268,7 +276,7 @@ def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
             f"{int(sizes.min())}, and each class needs an image on both sides"
         )
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    held = torch.cat([order[split.labels[order] == label][:size] for label, size in enumerate(quota.tolist())])
+    held = torch.cat([order[split.targets[order] == label][:size] for label, size in enumerate(quota.tolist())])
     rest = torch.ones(len(split), dtype=torch.bool)
     rest[held] = False
     return split[rest.nonzero().squeeze(1)], split[held.sort().values]
