@@ -78,26 +78,20 @@ class Optimizer(torch.optim.Optimizer):
             params = list(self.with_gradient(group))
             for param in params:
                 self.init_state(group, param, self.state[param])
-            before = self._copies(params) if group["skip_nonfinite"] else {}
+            before = [
+                [tensor.clone() for tensor in self._tensors(param)] for param in params if group["skip_nonfinite"]
+            ]
             self.update(group, params, first)
-            for param, copies in before.items():
-                self._restore_unless_finite(param, copies)
+            for param, copies in zip(params, before, strict=False):  # take steps back: the device decides which
+                finite = param.grad.isfinite().all()  # type: ignore[union-attr]
+                for tensor, copy in zip(self._tensors(param), copies, strict=True):
+                    tensor.copy_(torch.where(finite, tensor, copy))
+                self.state[param]["skipped"] = self.state[param].get("skipped", 0) + (~finite).long()
             first += len(group["params"])
         return loss
 
-    def _copies(self, params: list[Tensor]) -> dict[Tensor, list[Tensor]]:
-        return {param: [tensor.clone() for tensor in self._tensors(param)] for param in params}
-
     def _tensors(self, param: Tensor) -> list[Tensor]:
         return [param, *(value for value in self.state[param].values() if isinstance(value, Tensor))]
-
-    def _restore_unless_finite(self, param: Tensor, copies: list[Tensor]) -> None:
-        """Take a step back, and count it, where the gradient was not finite: decided on the device."""
-        finite = param.grad.isfinite().all()  # type: ignore[union-attr]
-        for tensor, copy in zip(self._tensors(param), copies, strict=True):
-            tensor.copy_(torch.where(finite, tensor, copy))
-        skipped = self.state[param].get("skipped", torch.zeros((), dtype=torch.int64, device=param.device))
-        self.state[param]["skipped"] = skipped + ~finite
 
     def gradients(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
         """Return the gradients of parameters, with `skip_nonfinite` zeros in the place of those that are not finite."""

@@ -129,8 +129,8 @@ class IFShampoo(MatrixOptimizer):
 
     Cost: per axis of length d two d x d state tensors (one with `precond_momentum=0`), and a momentum buffer. With D
     the number of elements of a parameter, an update takes about 4 D d + 3 d^3 flops per axis and a step, with or
-    without an update, min(4 D d, 2 D d + 2 d^3). Axes are no longer than `max_dim`
-    here: the state of an embedding of 50,000 x 512 takes 0.6 GB. Nothing waits for the device.
+    without an update, min(4 D d, 2 D d + 2 d^3), where no axis is longer than `max_dim`: an embedding of 50,000 x 512
+    has 0.6 GB of state. Nothing waits for the device.
 
     With `state_dtype="bfloat16"` factors, momenta and buffer are bfloat16, and so are the products. A factor then
     stands still where precond_lr |m_n| < 2^-9 relative to it, so `precond_lr` wants to be 0.05 or more.
@@ -155,8 +155,8 @@ class IFShampoo(MatrixOptimizer):
         max_update_rms: None, or > 0: the largest root mean square of a preconditioned gradient (of a block), which is
             shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
         skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
-            `state[p]["skipped"]`, without waiting for the device; a step copies the state (but not its `step`,
-            which goes on).
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state, but for its
+            `step`, which goes on.
         state_dtype: dtype of the state and of the arithmetic on it ("float64", "float32", "float16", "bfloat16" or a
             torch dtype); None takes the parameter's. float16 can overflow.
 

@@ -153,8 +153,8 @@ class RFShampoo(MatrixOptimizer):
         max_update_rms: None, or > 0: the largest root mean square of a preconditioned gradient (of a block), which is
             shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
         skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
-            `state[p]["skipped"]`, without waiting for the device; a step copies the state (but not its `step`,
-            which goes on).
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state, but for its
+            `step`, which goes on.
         power: Exponent of S^-1 in the step; >= 0. 1 is root-free, 1/2 KL-Shampoo, 0 SGD up to rounding; others than 1
             take a third matrix per axis, and an eigendecomposition for each update.
         state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch

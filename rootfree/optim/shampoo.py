@@ -149,8 +149,8 @@ class Shampoo(MatrixOptimizer):
         max_update_rms: None, or > 0: the largest root mean square of a direction d (of a block), which is
             shortened to it. It bounds the step after a quiet stretch, when the denominator has become small.
         skip_nonfinite: Leave a parameter whose gradient is not finite, and its state, as they were, and count that in
-            `state[p]["skipped"]`, without waiting for the device; a step copies the state (but not its `step`,
-            which goes on).
+            `state[p]["skipped"]`, without waiting for the device; a step copies the state, but for its
+            `step`, which goes on.
         state_dtype: dtype of the state and of the products ("float64", "float32", "float16", "bfloat16" or a torch
             dtype); None takes the parameter's. Roots are computed in float32 at least.
 
