@@ -378,7 +378,11 @@ def test_numbers_that_schedulers_change_never_compile_again(make: Make, monkeypa
         return graph.forward
 
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **_: real(f, backend=count, fullgraph=True, dynamic=False))
+
+    def compile_and_count(function: Any, recompile_limit: int, **_: Any) -> Any:
+        return real(function, backend=count, fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(torch, "compile", compile_and_count)
     multi_tensor.compiled.cache_clear()
     try:
         optimizer = make(parameters((3,), (2, 2)), compile=True)
