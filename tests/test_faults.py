@@ -337,22 +337,21 @@ def test_no_memory_is_a_failure_that_is_tried_again_a_few_times(
 def test_a_worker_that_is_killed_takes_no_other_run_with_it(photos: Path, tmp_path: Path) -> None:
     words = [
         "hydra.mode=MULTIRUN",
-        "seed=range(4)",
+        "seed=range(3)",
         "trainer.epochs=12",
         "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
     ]
-    with start(photos, tmp_path, *words) as sweep:
+    with start(photos, tmp_path, *words, "hydra.launcher.n_jobs=2") as sweep:
         wait_for(lambda: len(list(tmp_path.glob("*/metrics.jsonl"))) == 2)
         victim = json.loads(next(tmp_path.glob("*/lock")).read_text())["pid"]
         os.kill(victim, signal.SIGKILL)
         assert sweep.wait(240) == 1
     ended = {file.parent.name: file.stat().st_mtime_ns for file in tmp_path.glob("*/summary.json")}
-    assert len(ended) < 4
-    with start(photos, tmp_path, *words) as sweep:
+    assert len(ended) < 3
+    with start(photos, tmp_path, *words, "hydra.launcher.n_jobs=1") as sweep:
         assert sweep.wait(240) == 0
     now = {file.parent.name: file.stat().st_mtime_ns for file in tmp_path.glob("*/summary.json")}
-    assert len(now) == 4
+    assert len(now) == 3
     assert ended.items() <= now.items()  # what had ended is not done twice
 
 
