@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 NUMERICS = 1  # raised whenever a change of code changes training results; part of every run id
 SCIENCE = ("dataset", "model", "loss", "optimizer", "schedule", "trainer", "seed")
 LOCATIONS = ("root", "cache", "download", "url", "md5", "workers")  # where data comes from is not what it is
@@ -69,12 +71,35 @@ def own_source(target: str) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def first_difference(mine: Any, other: Any, key: str = "") -> tuple[str, Any, Any]:
+def refuse_another(file: Path, mine: dict[str, Any]) -> None:
+    """Check that a run's config.yaml holds what its id says.
+
+    Args:
+        file: the config.yaml.
+        mine: the scientific config of the run that is to go on.
+
+    Raises:
+        ValueError: it was changed, or cannot be read.
+    """
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(file))
+        there = scientific_config(found, found["fingerprint"])
+    except Exception as error:  # whatever may be wrong with a file that someone edited
+        raise ValueError(f"{file} is not readable: remove {file.parent} to start again") from error
+    if run_id_of(there) != run_id_of(mine):
+        key, here, other = _first_difference(mine, there)
+        raise ValueError(
+            f"{file} was changed under a half-finished run: {key} is {other!r} there and {here!r} here. "
+            f"Restore it, or remove {file.parent} to start again"
+        )
+
+
+def _first_difference(mine: Any, other: Any, key: str = "") -> tuple[str, Any, Any]:
     """Return (dotted key, value here, value there) of the first difference between two nested dicts."""
     if isinstance(mine, dict) and isinstance(other, dict):
         for name in sorted(mine.keys() | other.keys()):
             if mine.get(name) != other.get(name):
-                return first_difference(mine.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+                return _first_difference(mine.get(name), other.get(name), f"{key}.{name}".lstrip("."))
     return key, mine, other
 
 

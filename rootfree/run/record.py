@@ -6,7 +6,6 @@ run ended.
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +16,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save as to_safetensors
 
 from rootfree.run.checkpoint_file import CheckpointFile
+from rootfree.run.ending import failure_from, summary_of
 from rootfree.run.files import json_bytes, write_atomically
-from rootfree.run.identity import NUMERICS, first_difference, run_id_of, scientific_config, study_of
-from rootfree.run.lock import RunLock, now
+from rootfree.run.identity import refuse_another, run_id_of, scientific_config
+from rootfree.run.lock import RunLock
 from rootfree.run.provenance import code
 from rootfree.run.signals import Interrupted
 from rootfree.run.status import ENDED, failure_of, headline, status_of
@@ -102,7 +102,11 @@ class Record:
                 self._lock.release()
                 return False
         try:
-            self._check_config()
+            file = self.folder / "config.yaml"
+            if file.exists():
+                refuse_another(file, self.science)
+            elif self.is_main_process:
+                write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
             self._state = self._checkpoint.read()
             if self.is_main_process:
                 self._metrics = (self.folder / "metrics.jsonl").open("ab")
@@ -113,23 +117,6 @@ class Record:
                 self._lock.release()
             raise
         return True
-
-    def _check_config(self) -> None:
-        file = self.folder / "config.yaml"
-        if file.exists():
-            try:
-                found: Any = OmegaConf.to_container(OmegaConf.load(file))
-                there = scientific_config(found, found["fingerprint"])
-            except Exception as error:  # whatever may be wrong with a file that someone edited
-                raise ValueError(f"{file} is not readable: remove {self.folder} to start again") from error
-            if run_id_of(there) != self.run_id:
-                key, mine, other = first_difference(self.science, there)
-                raise ValueError(
-                    f"{file} was changed under a half-finished run: {key} is {other!r} there and {mine!r} here. "
-                    f"Restore it, or remove {self.folder} to start again"
-                )
-        elif self.is_main_process:
-            write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return what `save_checkpoint` kept last before the folder was opened, or None."""
@@ -183,24 +170,7 @@ class Record:
         if not self.is_main_process:
             return
         self._raise_if_lost()
-        whole = {
-            "run_id": self.run_id,
-            "purpose": purpose(self.config),
-            "preset": self.config["preset"],
-            "scale": self.config["scale"],
-            **self.config["names"],
-            "seed": self.config["seed"],
-            "study": study_of(self.science),
-            "batch_size": self.config["dataset"]["batch_size"],
-            **summary,
-            **code(),
-            "earlier_code": self._checkpoint.earlier_code,
-            "device": device,
-            "finished_at": now(),
-            "command": self.config["command"],
-            "config": {key: value for key, value in self.science.items() if key != "numerics"},
-            "numerics": NUMERICS,
-        }
+        whole = summary_of(self.config, self.science, summary, device, self._checkpoint.earlier_code)
         write_atomically(self.folder / "summary.json", json_bytes(whole, indent=1))
         for file in ("failure.json", *(() if self.keep_checkpoint else ("checkpoint.pt",))):
             (self.folder / file).unlink(missing_ok=True)
@@ -212,15 +182,7 @@ class Record:
         """Write failure.json: the run failed or was interrupted, has not ended, and may be tried again."""
         if not self.is_main_process or not self._lock.is_ours():
             return
-        failed = isinstance(error, Exception)
-        content = {
-            "status": "failed" if failed else "interrupted",
-            "message": ("out of memory: " if _no_memory(error) else "") + f"{type(error).__name__}: {error}",
-            "attempts": failure_of(self.folder)["attempts"] + failed,
-            "at": now(),
-            "traceback": traceback.format_exception(error) if failed else None,
-            **code(),
-        }
+        content = failure_from(error, earlier=failure_of(self.folder)["attempts"])
         write_atomically(self.folder / "failure.json", json_bytes(content, indent=1))
 
     def release(self) -> None:
@@ -233,15 +195,3 @@ class Record:
     def _raise_if_lost(self) -> None:
         if not self._lock.is_ours():  # the folder is another's
             raise Interrupted("another process took this run over, since this one gave no sign of life")
-
-
-def purpose(config: dict[str, Any]) -> str:
-    """Return what a run is for: a search never sees test, a smoke run is no evidence, all else is final."""
-    if not config["trainer"]["evaluate_test"]:
-        return "search"
-    return "smoke" if config["scale"] == "smoke" else "final"
-
-
-def _no_memory(error: BaseException) -> bool:
-    # on a CPU torch raises a plain RuntimeError
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
