@@ -106,7 +106,7 @@ def test_divergence_is_a_result(entry: Entry) -> None:
 def test_a_search_never_sees_test(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     real = evaluate
-    monkeypatch.setattr("rootfree.trainer.evaluate", lambda m, f, b: (sizes.append(b.size), real(m, f, b))[1])
+    monkeypatch.setattr("rootfree.trainer.evaluate", lambda m, f, b, n: (sizes.append(b.size), real(m, f, b, n))[1])
     (summary,) = entry("trainer.evaluate_test=false")
     assert (summary["purpose"], summary["test_acc"], summary["gap_acc"]) == ("search", None, None)
     assert 36 not in sizes
