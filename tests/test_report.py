@@ -130,11 +130,13 @@ def test_an_optimizer_has_one_colour_in_every_report(tmp_path: Path) -> None:
     assert len({(one.color, one.marker) for one in look.values()}) == len(arms)
 
 
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
 def test_figures_of_results_are_short_sorted_and_complete(tmp_path: Path) -> None:
     """At most twelve rows, the best on top, untuned arms in their arm's row; long names fit; no constant is drawn."""
     long = "rf_rmsprop optimizer.beta2=0.988 optimizer.damping=0.0001026 optimizer.lr=0.003285"
     arms: dict[str, Values] = {long: [88.0, 89.0, 88.0], f"{long}1": [88.0, 89.0, 88.5], "sgd": [87.0, 88.0, 89.5]}
     arms |= {f"opt{number:02}": [70.0 + number, 71.0 + number] for number in range(ROWS)}
+    arms["n" * 200] = [86.0, 87.0]
     study = made(tmp_path, arms | {"sgd tuned=none": [80.0, 81.0]})
     for file in tmp_path.glob("outputs/*/metrics.jsonl"):
         lines = [json.loads(line) | {"share_frozen": 0.5, "cosine_sgd": epoch / 9} for epoch, line in
@@ -156,7 +158,7 @@ def test_figures_of_results_are_short_sorted_and_complete(tmp_path: Path) -> Non
             assert not any("untuned" in text.get_text() for text in labels)
             assert labels[0].get_text().endswith("lr=0.0032851"), "the best is on top"
             assert "lr=0.0032851<" in inline(drawing), "places are rounded, numbers that are read are not"
-            assert "Hollow: the mean with untuned defaults. 3 more arms" in drawing.caption
+            assert "Hollow: the mean with untuned defaults. 4 more arms" in drawing.caption
     assert "cosine-sgd" in names
     assert "share-frozen" not in names
     report(tmp_path, CLAIMS)

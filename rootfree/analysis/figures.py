@@ -129,7 +129,8 @@ def _strip(study: Study, look: Looks, arms: Sequence[str], baseline: str = "") -
         if not any(data.size for data in values.values()):
             return None
     shown = sorted(arms[:ROWS], key=lambda arm: -np.mean(values[arm]) if values[arm].size else np.inf)
-    names = [fill(label(arm), 20, break_long_words=False) for arm in shown]
+    # a word of up to 30 letters is whole, and no name takes all the room
+    names = [fill(label(arm), 20 if max(map(len, label(arm).split())) <= 20 else 30) for arm in shown]
     heights = np.array([max(1, 0.31 * (name.count("\n") + 1)) for name in names])  # a long name needs more than a row
     rows = heights.cumsum() - heights / 2
     figure, axes = panel(1 + 0.48 * heights.sum())

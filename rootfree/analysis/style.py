@@ -143,7 +143,7 @@ def finish(figure: Figure, axes: Any, over: str, x: str, y: str = "") -> Figure:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         columns = 2 if max(map(len, labels)) <= 25 else 1
-        labels = [fill(text, 60) for text in labels]  # as wide as the figure
+        labels = [fill(text, 52) for text in labels]  # as wide as the figure
         lines = sum(text.count("\n") + 1 for text in labels)
         figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-lines // columns))
         shape = {"ncols": columns, "fontsize": 8, "columnspacing": 1, "handlelength": 2.2}
