@@ -199,7 +199,7 @@ def _curves(study: Study, look: Looks, arms: Sequence[str], metric: str) -> tupl
             middle, sd = (finished.groupby("epoch")[metric].agg(how).fillna(0) for how in ("mean", "std"))
             low, high = middle - sd, middle + sd
         marks = {"marker": style.marker, "ms": 3.5, "mew": 0, "markevery": max(1, len(middle) // 6)}
-        text = f"{label(arm)}, n = {sizes[arm]}"
+        text = f"{label(arm)}, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{sizes[arm]}"
         axes.plot(middle.index, middle, style.dashes, color=style.color, lw=1.6, label=text, **marks)
         axes.fill_between(middle.index, low, high, color=style.color, alpha=0.15, lw=0)
         for _, run in curves[curves["status"] == "diverged"].groupby("run_id"):
