@@ -35,7 +35,8 @@ REPRODUCE = status=0; for preset in $(2); do \
 	$(call RUN,+experiments/$(1)=$$preset) || { status=$$?; test $$status = 1 || exit $$status; }; \
 	done; $(REPORT); exit $$status
 
-.PHONY: help setup lint types test test-slow test-torch smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation sweep
+.PHONY: help setup lint types test test-slow test-torch smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation
+.PHONY: reproduce-language sweep
 .PHONY: status search publish restore report check-report theory bench gpu-check pack unpack wandb-sync clean
 
 help: ## list the targets
@@ -85,6 +86,9 @@ reproduce-cnn: setup ## the CNN study: train, collect, report
 
 reproduce-vit: setup ## the vision-transformer study: train, collect, report
 	$(call REPRODUCE,vit,$(call STUDY_PRESETS,vit))
+
+reproduce-language: setup ## the study of text, LSTM and GPT: train, collect, report
+	$(call REPRODUCE,language,$(call STUDY_PRESETS,language))
 
 PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_released laptop_long)
 reproduce-precision: setup ## what a bfloat16 state does: train, collect, report

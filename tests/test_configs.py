@@ -25,7 +25,12 @@ RELEASED = [f for f in TUNED if "the paper's code" in f.read_text()]  # what tes
 PLACEBOS = [f for f in TUNED if "-rf_rmsprop_placebo" in f.stem]
 PHOTOS = ["dataset.root=/photos", "dataset.name=photos"]
 BUILT: set[str] = set()  # models that were built already
-NEEDS = {"image_folder": PHOTOS, "large_image_folder": PHOTOS, "gcvit_xxtiny": ["dataset=imagewoof"]}  # not 32 pixels
+TEXT = ["dataset=definitions"]
+NEEDS = {
+    "image_folder": PHOTOS, "large_image_folder": PHOTOS, "gcvit_xxtiny": ["dataset=imagewoof"],  # not 32 pixels
+    "lstm": TEXT, "gpt_mini": TEXT, "definitions": ["model=lstm"], "shakespeare": ["model=gpt_mini"],
+    "text_folder": ["dataset.root=/texts", "dataset.name=texts", "model=lstm"],
+}  # fmt: skip
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
@@ -49,12 +54,20 @@ def checked(*overrides: str) -> DictConfig:
         len(config.loss.get("weight") or "ab"),
     )
     assert all(0 <= settings.build(config.schedule)(progress) <= 1 for progress in (0.0, 0.5, 1.0))
-    size = {"tiny_imagenet": 64}.get(config.dataset._target_.split(".")[-1], config.dataset.get("image_size", 32))
-    if (model := f"{config.model} at {size}") not in BUILT:
+    told = told_to_models(config.dataset)
+    if (model := f"{config.model} of {told}") not in BUILT:
         with torch.device("meta"):
-            settings.build(config.model)(num_classes=10, image_size=size)
+            settings.build(config.model)(**told)
         BUILT.add(model)
     return config
+
+
+def told_to_models(dataset: DictConfig) -> dict[str, int]:
+    """What a data set would tell its models, without reading it."""
+    module, _, function = dataset._target_.removeprefix("rootfree.data.").partition(".")
+    if module == "language":
+        return {"vocab_size": 78, "context": dataset.context}
+    return {"num_classes": 10, "image_size": {"tiny_imagenet": 64}.get(function, dataset.get("image_size", 32))}
 
 
 def words_of(file: Path) -> list[str]:

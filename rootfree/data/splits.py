@@ -245,13 +245,44 @@ class TensorBatches(Batches):
         return images, self.targets[order]
 
 
+@dataclass(frozen=True)
+class PlainSplits(Splits[Split]):
+    """A data set in memory whose inputs models take as they are."""
+
+    def batches(  # noqa: D102
+        self,
+        split: Split,
+        device: torch.device,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> "PlainBatches":
+        return PlainBatches(split, device, batch_size, generator, shard)
+
+
+class PlainBatches(Batches):
+    """Batches of a split that lives on the device, and is shuffled there; see `Batches` for the arguments."""
+
+    def __init__(self, split: Split, device: torch.device, *others: Any) -> None:
+        super().__init__(split, device, *others)
+        self.inputs, self.targets = split.inputs.to(device), split.targets.to(device)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        inputs, targets = self.inputs, self.targets
+        if self.generator is not None:
+            order = torch.randperm(len(targets), generator=self.generator).to(self.device)
+            inputs, targets = inputs[order], targets[order]
+        for step in self.steps:
+            yield inputs[step.start : step.stop], targets[step.start : step.stop]
+
+
 def fingerprint(splits: Mapping[str, Split], classes: tuple[str, ...]) -> str:
-    """Hash of every pixel, label and class name: 16 hexadecimal digits."""
+    """Hash of all inputs, targets and class names: 16 hexadecimal digits."""
     digest = hashlib.sha256(repr(classes).encode())
     for name in sorted(splits):
         digest.update(f"{name} {tuple(splits[name].inputs.shape)}".encode())
         digest.update(splits[name].inputs.contiguous().numpy().data)
-        digest.update(splits[name].targets.numpy().data)
+        digest.update(splits[name].targets.contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 
