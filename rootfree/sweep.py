@@ -1,9 +1,12 @@
 """Many runs as a Hydra sweeper: check all, skip what has ended, hand the rest to any launcher, say what is missing."""
 
 import io
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from itertools import product
@@ -28,6 +31,8 @@ from rootfree.train import prepare
 from rootfree.trial import try_out
 
 POLL_SECONDS = 1.0  # between two looks at runs that another process trains
+QUEUE_SECONDS = 30.0  # between two looks at Slurm's queue
+LOST_SECONDS = 300.0  # without a job of ours in it, after which they are given up
 
 
 class Run(NamedTuple):
@@ -147,12 +152,14 @@ class ResumableSweeper(Sweeper):
                 missing = self.broadcast([run for run in elsewhere if not run.ended])  # whoever trained them is gone
 
     def _launch(self, overrides: list[list[str]]) -> None:
-        one_by_one = self.config.hydra.runtime.choices["hydra/launcher"] == "basic"  # so that a stop comes between two
+        name = self.config.hydra.runtime.choices["hydra/launcher"]
+        one_by_one = name == "basic"  # so that a stop comes between two
+        launch = self._launch_on_slurm if name.endswith("slurm") else self.launcher.launch
         for batch in [[one] for one in overrides] if one_by_one else [overrides]:
             if stop_requested():
                 return
             try:
-                self.launcher.launch(batch, initial_job_idx=0)
+                launch(batch, initial_job_idx=0)
             except HydraException:
                 raise
             except KeyboardInterrupt:  # a worker's, which Ctrl-C reached before its run began
@@ -160,6 +167,27 @@ class ResumableSweeper(Sweeper):
                 raise
             except Exception as error:  # a launcher may give up when one of its workers is killed
                 print(f"the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+    def _launch_on_slurm(self, overrides: list[list[str]], initial_job_idx: int) -> None:
+        """Launch, but wait for no job that is gone: where Slurm keeps no accounts, submitit would for ever."""
+        launched: Future[Any] = Future()
+
+        def launch() -> None:
+            try:
+                launched.set_result(self.launcher.launch(overrides, initial_job_idx=initial_job_idx))
+            except BaseException as error:
+                launched.set_exception(error)
+
+        threading.Thread(target=launch, daemon=True).start()
+        name, seen = self.config.hydra.launcher.name, time.monotonic()
+        while not wait([launched], QUEUE_SECONDS).done:
+            raise_if_stopped()  # the jobs go on
+            queue = subprocess.run(["squeue", "--me", "--noheader", f"--name={name}"], capture_output=True, check=False)
+            if queue.returncode or queue.stdout.strip():  # Slurm may not answer for a while
+                seen = time.monotonic()
+            elif time.monotonic() - seen > LOST_SECONDS:
+                raise TimeoutError(f"Slurm has had no job named {name} for {LOST_SECONDS:g} s (squeue --me)")
+        launched.result()
 
 
 def grid(params: dict[str, str], arguments: list[str]) -> list[list[str]]:

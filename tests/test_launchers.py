@@ -122,6 +122,30 @@ def test_slurm_is_given_the_right_script(
     assert f"{sys.executable} -u -m submitit.core._submit {tmp_path}/outputs/slurm/" in script
 
 
+def test_jobs_that_slurm_lost_are_not_waited_for(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cancelled where there are no accounts: submitit waits for ever, the queue tells."""
+    needs("slurm", "hydra_submitit_launcher")
+    (tmp_path / "bin").mkdir()
+    asked = tmp_path / "asked"  # in the queue at the first look, gone at the next
+    queue = f'echo "$@" >> {asked}; test $(wc -l < {asked}) -gt 1 || echo 77_0'
+    for name, script in {"srun": "", "sbatch": "echo Submitted batch job 77", "squeue": queue, "sacct": ""}.items():
+        file = tmp_path / "bin" / name
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr("rootfree.sweep.QUEUE_SECONDS", 0.1)
+    monkeypatch.setattr("rootfree.sweep.LOST_SECONDS", 0.3)
+    with pytest.raises(SystemExit) as end:
+        entry("hydra.mode=MULTIRUN", "hydra/launcher=slurm", "seed=range(2)")
+    said = capsys.readouterr()
+    assert end.value.code == 1
+    assert "Slurm has had no job named rootfree for 0.3 s" in said.err
+    assert "2 runs: 2 to do" in said.out
+    assert len(asked.read_text().splitlines()) > 2
+
+
 def test_jobs_of_submitit_drain_a_grid_and_one_that_must_go_queues_again(photos: Path, tmp_path: Path) -> None:
     needs("slurm", "hydra_submitit_launcher")
     outputs = tmp_path / "outputs"
