@@ -36,7 +36,7 @@ REPRODUCE = status=0; for preset in $(2); do \
 	done; $(REPORT); exit $$status
 
 .PHONY: help setup lint types test test-slow test-torch smoke reproduce-cnn reproduce-vit reproduce-precision reproduce-ablation
-.PHONY: reproduce-language sweep
+.PHONY: reproduce-language reproduce-graph sweep
 .PHONY: status search publish restore report check-report theory bench gpu-check pack unpack wandb-sync clean
 
 help: ## list the targets
@@ -89,6 +89,9 @@ reproduce-vit: setup ## the vision-transformer study: train, collect, report
 
 reproduce-language: setup ## the study of text, LSTM and GPT: train, collect, report
 	$(call REPRODUCE,language,$(call STUDY_PRESETS,language))
+
+reproduce-graph: setup ## the study of a graph network: train, collect, report
+	$(call REPRODUCE,graph,$(call STUDY_PRESETS,graph))
 
 PRECISION = $(SCALE) $(if $(filter laptop,$(SCALE)),laptop_baselines laptop_bitwise laptop_matrix laptop_released laptop_long)
 reproduce-precision: setup ## what a bfloat16 state does: train, collect, report

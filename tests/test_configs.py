@@ -28,6 +28,7 @@ BUILT: set[str] = set()  # models that were built already
 TEXT = ["dataset=definitions"]
 NEEDS = {
     "image_folder": PHOTOS, "large_image_folder": PHOTOS, "gcvit_xxtiny": ["dataset=imagewoof"],  # not 32 pixels
+    "gin": ["dataset=digit_graphs"], "digit_graphs": ["model=gin"], "tu_graphs": ["model=gin"],
     "lstm": TEXT, "gpt_mini": TEXT, "definitions": ["model=lstm"], "shakespeare": ["model=gpt_mini"],
     "text_folder": ["dataset.root=/texts", "dataset.name=texts", "model=lstm"],
 }  # fmt: skip
@@ -67,6 +68,8 @@ def told_to_models(dataset: DictConfig) -> dict[str, int]:
     module, _, function = dataset._target_.removeprefix("rootfree.data.").partition(".")
     if module == "language":
         return {"vocab_size": 78, "context": dataset.context}
+    if module == "graphs":
+        return {"num_classes": 10, "node_features": 3}
     return {"num_classes": 10, "image_size": {"tiny_imagenet": 64}.get(function, dataset.get("image_size", 32))}
 
 
