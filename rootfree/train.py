@@ -1,6 +1,5 @@
 """The entry: compose, check, seed, build, fit, close the record. Many runs: `sweep.py`, which Hydra calls."""
 
-import inspect
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rootfree import help, numerics
 from rootfree.run import signals
 from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check_settings, settings_errors
-from rootfree.trial import try_out
+from rootfree.trial import build_model, try_out
 
 EXTRAS = {"submitit": "slurm", "ray": "ray", "joblib": "suite"}  # a launcher's name in Hydra -> the extra of ours
 
@@ -139,13 +138,7 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
 
     def new_model() -> Any:
         torch.manual_seed(settings.seed)
-        make = build(settings.model)
-        try:
-            inspect.signature(make).bind(**data.for_model)
-        except TypeError:
-            raise ValueError(f"{settings.model._target_} does not take what {data.name} tells a model: "
-                             f"{', '.join(data.for_model)}") from None  # fmt: skip
-        return make(**data.for_model)
+        return build_model(settings.model, data.for_model, data.name)
 
     count = distributed.world_size()
     rest = 0 if getattr(data, "drop_last", False) else len(data.train) % data.batch_size

@@ -1,6 +1,7 @@
 """What a run is made of, tried out before anything is recorded, so that what refuses a setting does so in words."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,6 +10,21 @@ from rootfree.settings import SettingsError, build
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def build_model(block: DictConfig, told: Mapping[str, Any], whose: str) -> "nn.Module":
+    """Call a model's function with what the data tell it.
+
+    Raises:
+        ValueError: it does not take that.
+    """
+    make = build(block)
+    try:
+        inspect.signature(make).bind(**told)
+    except TypeError:
+        what = ", ".join(told)
+        raise ValueError(f"{block._target_} does not take what {whose} tells a model: {what}") from None
+    return make(**told)
 
 
 def try_out(settings: DictConfig, model: "nn.Module", classes: int) -> None:

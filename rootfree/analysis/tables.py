@@ -15,19 +15,17 @@ from rootfree.analysis.searches import Search, behind, elsewhere
 from rootfree.analysis.tuned import retired, settings
 
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
-NAMES = [*IDENTITY, "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
-NAMES.remove("seed")
+NAMES = [*({*IDENTITY} - {"seed"}), "loss", "schedule", "study", "device", "commit", "finished_at", "command"]
 
 
 def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read `runs.csv` and `curves.csv` of a folder; accuracies come in percent, so that differences are points."""
     tables = []
-    for name in ("runs.csv", "curves.csv"):
+    for name, text in (("runs.csv", NAMES), ("curves.csv", ["run_id"])):
         path = directory / name
         if not path.is_file():
             raise ValueError(f"{path} does not exist: collect runs into {directory} first")
-        types = dict.fromkeys(NAMES if name == "runs.csv" else ["run_id"], "str")
-        table = pd.read_csv(path, dtype=types, low_memory=False)
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, "str"), low_memory=False)
         accuracies = [column for column in table if column.endswith("_acc")]
         tables.append(table.assign(**{column: table[column].astype(float) * 100 for column in accuracies}))
     check_schema(directory / "runs.csv", tables[0].get("schema_version", pd.Series(["none"])).astype(str))
