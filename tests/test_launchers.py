@@ -176,6 +176,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray cluster of a head, which runs nothing, and a worker with two places."""
     needs("ray", "hydra_ray_launcher")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: other tests would leave its workers no time
     # some ports of Ray listen to everyone, whatever its address: let nobody else in
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
