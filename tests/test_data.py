@@ -22,10 +22,11 @@ from torchvision.transforms import v2
 
 from rootfree.data import cluttered_digits as digits
 from rootfree.data.cifar import cifar
+from rootfree.data.division import hold_out
 from rootfree.data.download import download_folder
 from rootfree.data.image_folder import image_folder, read_image
 from rootfree.data.large_image_folder import MEAN, STD, Erasing, FileSplits, large_image_folder
-from rootfree.data.splits import Batches, Files, Split, TensorSplits, hold_out
+from rootfree.data.splits import Batches, Files, Split, TensorSplits
 from rootfree.data.tiny_imagenet import tiny_imagenet
 
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 
 from rootfree.data.cache import cached
-from rootfree.data.splits import Split, TensorSplits, fingerprint, hold_out
+from rootfree.data.division import hold_out
+from rootfree.data.splits import Split, TensorSplits, fingerprint
 
 MD5 = {10: "c58f30108f718f92721af3b95e74349a", 100: "eb9058c3a382ffc7106e4002c42a8d85"}  # of the official archives
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from annotated_types import Gt, Lt
 
-from rootfree.data.splits import PlainSplits, Split, fingerprint, hold_out
+from rootfree.data.division import hold_out
+from rootfree.data.splits import PlainSplits, Split, fingerprint
 
 Graph = tuple[np.ndarray, np.ndarray]  # edges (E, 2), features (nodes, F)
 Share = Annotated[float, Gt(0), Lt(0.5)]

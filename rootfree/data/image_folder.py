@@ -15,7 +15,8 @@ from rich.progress import track
 from torch import Tensor
 
 from rootfree.data.cache import cached, source_key
-from rootfree.data.splits import Files, Split, TensorSplits, divide, fingerprint
+from rootfree.data.division import divide
+from rootfree.data.splits import Files, Split, TensorSplits, fingerprint
 
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
             ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}  # fmt: skip

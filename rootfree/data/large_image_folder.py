@@ -22,9 +22,10 @@ from torchvision.transforms import v2
 
 from rootfree.data.cache import cached, source_key
 from rootfree.data.decoder import MEAN, STD, Decoder, Erasing, seeded
+from rootfree.data.division import divide
 from rootfree.data.download import download_folder
 from rootfree.data.image_folder import flat, list_splits, read_image, refuse
-from rootfree.data.splits import Batches, Files, Splits, divide
+from rootfree.data.splits import Batches, Files, Splits
 
 SHARED_MEMORY = Path("/dev/shm")  # where, on Linux, workers hand over their batches
 TIMEOUT = 300  # seconds that may pass until the next batch
