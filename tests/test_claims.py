@@ -278,6 +278,8 @@ def test_a_run_at_chance_has_failed_though_it_is_finished() -> None:
     runs = {"a": [10.0, 19.9, 20.1, None], "b": [80.0] * 4}
     assert rule.of(made(runs), "a").tolist() == [True, True, False, True]
     assert rule.of(made(runs, dataset="letters"), "a").tolist() == [False, False, False, True]
+    two = Failure(times_chance=2, classes={"coins": 2})
+    assert two.of(made({"a": [66.0, 67.0], "b": [80.0] * 2}, dataset="coins"), "a").tolist() == [True, False]
     lost = claimed(part("count", 0.5, metric="failures", difference={"a": 1.0}))
     assert judge(lost, made({"a": [10.0] * 6}), failure=rule).verdict == "supported"
     assert judge(lost, made({"a": [10.0] * 6})).verdict == "refuted"

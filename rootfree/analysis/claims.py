@@ -126,14 +126,18 @@ class Placebo(Strict):
 
 
 class Failure(Strict):
-    """When a run has failed: it is not finite, or ends below so many times chance on validation data."""
+    """When a run has failed: it is not finite, or ends below so many times chance on validation data.
+
+    With two or three classes twice chance is out of reach, or nearly so: a third of the way from chance to 100% counts.
+    """
 
     times_chance: float
     classes: dict[str, int]  # of each data set; where it is not known, only what is not finite has failed
 
     def of(self, study: Study, arm: str) -> pd.Series:
         """Which of an arm's runs failed, by seed."""
-        floor = 100 * self.times_chance / self.classes.get(str(study.runs["dataset"].iloc[0]), float("inf"))
+        classes = self.classes.get(str(study.runs["dataset"].iloc[0]), float("inf"))
+        floor = 100 / classes * min(self.times_chance, 1 + (classes - 1) / 3)
         return study.column(arm, "status").ne("finished") | study.column(arm, "val_acc").astype(float).lt(floor)
 
 
