@@ -127,34 +127,42 @@ def status(options: argparse.Namespace, _: list[str]) -> None:
     from rich.table import Table
 
     from rootfree.run.files import read_json
-    from rootfree.run.status import ENDED, STATUSES, failure_of, status_of
+    from rootfree.run.status import ENDED, failure_of, status_of
 
-    folders = [file.parent for file in options.outputs.glob("*/config.yaml")]
+    # a run that has begun has a config, and one that was rebuilt from tables a summary alone
+    folders = {file.parent for name in ("config.yaml", "summary.json") for file in options.outputs.glob(f"*/{name}")}
     if not folders:
         raise ValueError(f"there is no run beneath {options.outputs}")
-    counts: dict[tuple[str, str, str, str], Counter[str]] = {}
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
     failures = []
-    for folder in folders:
+    for folder in sorted(folders):
         found = status_of(folder)
         run = (read_json(folder / "summary.json") if found in ENDED else None) or named(folder)
-        key = (run["preset"] or "-", run["scale"] or "-", run["model"], run["arm"])
-        if options.preset in (None, key[0]):
+        key = (f"{run['preset'] or '-'} {run['scale'] or '-'}", run["model"], run["arm"])
+        if options.preset in (None, run["preset"] or "-"):
             counts.setdefault(key, Counter())[found] += 1
             if found == "failed":
-                failures.append(f"{folder.name} {key[3]}: {failure_of(folder)['message']}")
+                failures.append(f"{folder.name} {key[2]}: {failure_of(folder)['message']}")
     console = Console(markup=False, emoji=False)  # names and messages are shown as they are
-    total: Counter[str] = sum(counts.values(), Counter())
-    shown = [name for name in STATUSES if total[name]]
+    rows = [(*key, _counted(count)) for key, count in sorted(counts.items())]
+    rows.append(("all", "", "", _counted(sum(counts.values(), Counter()))))
     table = Table(box=SIMPLE, pad_edge=False)
-    for heading in ("preset", "scale", "model", "arm", *shown):
-        table.add_column(heading, justify="right" if heading in shown else "left", overflow="fold")
-    for key, count in sorted(counts.items()):
-        table.add_row(*key, *(str(count[name] or "") for name in shown))
-    table.add_section()
-    table.add_row("all", "", "", "", *(str(total[name]) for name in shown))
+    for heading, cells in zip(("preset, scale", "model", "arm", "runs"), zip(*rows, strict=True), strict=True):
+        parts = "\n".join(cells).split("\n" if heading == "runs" else None)
+        # on a narrow terminal lines break at blanks, and the arm has what the others leave
+        width = min(30, max(map(len, [heading, *parts]))) if console.width < 100 and heading != "arm" else None
+        table.add_column(heading, width=width, overflow="fold")
+    for number, row in enumerate(rows, start=1):
+        table.add_row(*row, end_section=number == len(rows) - 1)
     console.print(table)
     for line in failures:
         console.print(line, style="red", highlight=False, soft_wrap=True)
+
+
+def _counted(counts: Counter[str]) -> str:
+    from rootfree.run.status import STATUSES
+
+    return "\n".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
 
 
 def named(folder: Path) -> dict[str, Any]:

@@ -229,14 +229,17 @@ def test_status_of_a_folder_of_all_kinds(tmp_path: Path) -> None:
     (folders[0] / "summary.json").unlink()
     (folders[1] / "summary.json").unlink()
     (folders[1] / "failure.json").write_text(json.dumps({"status": "failed", "message": "out of luck", "attempts": 1}))
+    long = ["rf_rmsprop_bf16_stochastic", "optimizer.weight_decay=0.0001"]
+    write_run(tmp_path, "restored", arm=" ".join(long), preset="precision_released")  # a summary is all it has
     command = [sys.executable, "-m", "rootfree", "status", str(tmp_path)]
     said = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "120"}
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "80"}
     ).stdout
-    assert [line.split() for line in said.splitlines() if "resnet8" in line] == [
-        ["cnn", "laptop", "resnet8", "sgd", "2", "1", "1"]
-    ]
-    assert said.split()[:7] == ["preset", "scale", "model", "arm", "finished", "interrupted", "failed"]
+    assert {*long, "precision_released"} <= {*said.split()}, "no word is broken on a narrow terminal"
+    assert said.split()[:5] == ["preset,", "scale", "model", "arm", "runs"]
+    row, rest = said[said.index("cnn") : said.index("precision_released")], said[said.index("all") :]
+    assert row.split() == ["cnn", "laptop", "resnet8", "sgd", "2", "finished", "1", "interrupted", "1", "failed"]
+    assert rest.split()[:7] == ["all", "3", "finished", "1", "interrupted", "1", "failed"]
     assert "run1 sgd: out of luck" in said
     nothing = subprocess.run([*command[:4], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 1

@@ -28,7 +28,8 @@ BUILT: set[str] = set()  # models that were built already
 TEXT = ["dataset=definitions"]
 NEEDS = {
     "image_folder": PHOTOS, "large_image_folder": PHOTOS, "gcvit_xxtiny": ["dataset=imagewoof"],  # not 32 pixels
-    "gin": ["dataset=digit_graphs"], "digit_graphs": ["model=gin"], "tu_graphs": ["model=gin"],
+    "gin": ["dataset=digit_graphs"], "digit_graphs": ["model=gin"], "nci1": ["model=gin"],
+    "tu_graphs": ["dataset.root=/graphs", "dataset.name=MUTAG", "model=gin"],
     "lstm": TEXT, "gpt_mini": TEXT, "definitions": ["model=lstm"], "shakespeare": ["model=gpt_mini"],
     "text_folder": ["dataset.root=/texts", "dataset.name=texts", "model=lstm"],
 }  # fmt: skip
