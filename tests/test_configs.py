@@ -30,7 +30,7 @@ NEEDS = {
     "image_folder": PHOTOS, "large_image_folder": PHOTOS, "gcvit_xxtiny": ["dataset=imagewoof"],  # not 32 pixels
     "gin": ["dataset=digit_graphs"], "digit_graphs": ["model=gin"], "nci1": ["model=gin"],
     "tu_graphs": ["dataset.root=/graphs", "dataset.name=MUTAG", "model=gin"],
-    "lstm": TEXT, "gpt_mini": TEXT, "definitions": ["model=lstm"], "shakespeare": ["model=gpt_mini"],
+    "lstm": TEXT, "lstm_mini": TEXT, "gpt_mini": TEXT, "definitions": ["model=lstm"], "shakespeare": ["model=gpt_mini"],
     "text_folder": ["dataset.root=/texts", "dataset.name=texts", "model=lstm"],
 }  # fmt: skip
 

@@ -1,12 +1,17 @@
 """Text: what is cut from it, what is predicted, and what is refused."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from rootfree import train
+from rootfree.analysis.claims import Claims
+from rootfree.analysis.collect import collect
+from rootfree.analysis.sections import results
+from rootfree.analysis.tables import read, studies
 from rootfree.data.language import UNKNOWN, definitions, text_folder
 from rootfree.models.gpt import GPT
 from rootfree.models.lstm import LSTM
@@ -89,6 +94,13 @@ def test_a_run_learns_text(verses: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (summary,) = [json.loads(file.read_text()) for file in verses.parent.glob("outputs/*/summary.json")]
     assert summary["status"] == "finished"
     assert summary["val_acc"] > 0.25  # the most frequent character is a space: 0.18
+
+    collect(verses.parent / "outputs", verses.parent / "tables")
+    (study,) = studies(*read(verses.parent / "tables"))
+    shown = results(study, Claims(claims=[], questions=[]))
+    assert shown["bits per character"].tolist() == [f"{summary['test_loss'] / math.log(2):.2f}"]
+    (gap,) = study.finished(*study.arms, "gap_bits")
+    assert gap == pytest.approx(summary["gap_loss"] / math.log(2))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rootfree.analysis.tables import Study, read, studies
 from rootfree.analysis.verdicts import Judgement, scorecard, table
 
 ROOT = Path(__file__).parents[1]
-BETTER_IF_LESS = ("gap_acc", "test_loss", "unrest")
+BETTER_IF_LESS = ("gap_acc", "test_loss", "test_bits", "unrest")
 
 
 @pytest.fixture(scope="module")

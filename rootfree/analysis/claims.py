@@ -15,8 +15,9 @@ from rootfree.analysis.statistics import TESTS
 from rootfree.analysis.tables import Study
 
 # The metrics that can be compared, 1 if more is better, and their units.
-BETTER = {"test_acc": 1, "test_loss": -1, "gap_acc": -1, "gap_loss": 1, "unrest": -1}
-UNITS = {"test_acc": "points", "gap_acc": "points", "test_loss": "nats", "gap_loss": "nats", "unrest": "points"}
+BETTER = {"test_acc": 1, "test_loss": -1, "test_bits": -1, "gap_acc": -1, "gap_loss": 1, "gap_bits": 1, "unrest": -1}
+UNITS = dict.fromkeys(("test_acc", "gap_acc", "unrest"), "points") | {"test_loss": "nats", "gap_loss": "nats"}
+UNITS |= dict.fromkeys(("test_bits", "gap_bits"), "bits")  # per character, of text alone
 OF_A_KIND = {"count": ["failures"], "exact": ["weights"]}  # the metrics of other kinds than comparisons
 
 

@@ -31,8 +31,8 @@ def results(study: Study, claims: Claims) -> pd.DataFrame:
     steps = study.curves.groupby("arm")["optimizer_ms"].median() if "optimizer_ms" in study.curves else {}
     rows = []
     for arm in in_order(study, claims):
-        metrics = ("test_acc", "gap_acc", "train_acc", "seconds")
-        test, gap, train, seconds = (t_interval(study.finished(arm, metric)) for metric in metrics)
+        metrics = ("test_acc", "test_bits", "gap_acc", "train_acc", "seconds")
+        test, bits, gap, train, seconds = (t_interval(study.finished(arm, metric)) for metric in metrics)
         failed = study.column(arm, "failed_roots").astype(float).sum()
         rows.append({
             "arm": label(arm),
@@ -40,6 +40,7 @@ def results(study: Study, claims: Claims) -> pd.DataFrame:
             "diverged": f"{study.diverged(arm)}" + (f" ({failed:.0f} failed roots)" if failed else ""),
             "test acc. (%)": spread(test),
             "95% interval": bounds(test),
+            "bits per character": spread(bits),
             "gap (points)": spread(gap),
             "train acc. (%)": spread(train),
             "search runs": study.budgets.get(arm, "none"),
@@ -48,7 +49,8 @@ def results(study: Study, claims: Claims) -> pd.DataFrame:
             "optimizer (ms/step)": number(steps.get(arm, np.nan), ".2f"),
         })  # fmt: skip
     frame = pd.DataFrame(rows)
-    silent = [column for column in ("diverged", "optimizer (ms/step)") if frame[column].isin(["0", "-"]).all()]
+    may_be = ("diverged", "bits per character", "optimizer (ms/step)")
+    silent = [column for column in may_be if frame[column].isin(["0", "-"]).all()]
     return frame.drop(columns=silent)
 
 

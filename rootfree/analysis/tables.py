@@ -207,7 +207,9 @@ def studies(
     smoke = (results["purpose"] == "smoke") | (results["scale"] == "smoke")
     results = results if smoke.all() else results[~smoke]
     results = results.assign(unrest=results["run_id"].map(_unrest(curves)), setting=settings(results))
-    results = results.assign(retired=retired(results, root)).copy()  # in one block per type: slices are cheap
+    results = results.assign(
+        **_bits(results), retired=retired(results, root)
+    ).copy()  # in one block per type: slices are cheap
     made = []
     for _, alike in results.groupby("study", sort=True):
         for (preset, _), group in alike.groupby(["preset", "scale"], sort=True, dropna=False):
@@ -241,6 +243,13 @@ def _detailed(study: Study, made: Sequence[Study]) -> Study:
     columns = ("loss", "schedule", "batch_size")
     told = [key for key in columns if any(other.get(key) != first.get(key) for other in namesakes)]
     return replace(study, detail="".join(f", {key.replace('_', ' ')} {first[key]}" for key in told))
+
+
+def _bits(results: pd.DataFrame) -> dict[str, Any]:
+    """The losses of runs on text in bits per character, by which texts and tables of counts are compared."""
+    text = results.get("config.dataset.context", pd.Series(index=results.index)).notna()
+    losses = {"test_bits": "test_loss", "gap_bits": "gap_loss"}
+    return {name: (results[loss] / np.log(2)).where(text) for name, loss in losses.items() if loss in results}
 
 
 def _unrest(curves: pd.DataFrame) -> pd.Series:
