@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,7 +28,9 @@ from torchvision.transforms import v2
 
 from rootfree.bench import Measurement, compared, publish, row, seconds
 from rootfree.data.cluttered_digits import cluttered_digits
+from rootfree.data.language import definitions
 from rootfree.data.large_image_folder import large_image_folder
+from rootfree.models.gpt import GPT
 from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
 from rootfree.run.provenance import describe_device
@@ -39,12 +42,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
-def ours(data: Any, make: Callable[[], nn.Module], epochs: int = 1, **settings: Any) -> float:
-    """Images per second of the last of some epochs of our trainer."""
+def ours(data: Any, make: Callable[[], nn.Module], epochs: int = 1, optimizer: Any = SGD, **settings: Any) -> float:
+    """Examples per second of the last of some epochs of our trainer."""
     torch.manual_seed(0)
     record = Mock(title="bench", quiet=True, load_checkpoint=lambda: None)  # it keeps nothing
     model = make().to(memory_format=torch.channels_last)
-    fit(model, nn.functional.cross_entropy, SGD, constant, data, record, seed=0, device=CPU, epochs=epochs,
+    fit(model, nn.functional.cross_entropy, optimizer, constant, data, record, seed=0, device=CPU, epochs=epochs,
         clean_size=1, evaluate_test=False, **settings)  # fmt: skip
     return record.log.call_args.args[0]["images_per_second"]
 
@@ -116,6 +119,69 @@ def large_images(root: Path) -> Iterator[Measurement]:
     yield compared(f"loader alone, {root.name}, 2 workers", pairs, "images/s", peer, ">= 1")
 
 
+class PlainGPT(nn.Module):
+    """nanoGPT's model for a CPU (4 blocks of width 128, 4 heads, no biases), written out as its equations are."""
+
+    def __init__(self, symbols: int, context: int, width: int = 128, depth: int = 4) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(symbols, width), nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({
+                "norm_1": nn.LayerNorm(width, bias=False), "attend": nn.Linear(width, 3 * width, bias=False),
+                "project": nn.Linear(width, width, bias=False), "norm_2": nn.LayerNorm(width, bias=False),
+                "mlp": nn.Sequential(nn.Linear(width, 4 * width, bias=False), nn.GELU(),
+                                     nn.Linear(4 * width, width, bias=False)),
+            }) for _ in range(depth)
+        )  # fmt: skip
+        self.norm, self.head = nn.LayerNorm(width, bias=False), nn.Linear(width, symbols, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, symbols: torch.Tensor) -> torch.Tensor:
+        """Return the logits (batch, time, symbols) of what follows."""
+        (batch, time), x = symbols.shape, self.tokens(symbols) + self.positions(torch.arange(symbols.shape[1]))
+        for block in self.blocks:
+            parts = block["attend"](block["norm_1"](x)).split(x.shape[2], dim=2)
+            heads = (part.view(batch, time, 4, -1).transpose(1, 2) for part in parts)
+            mixed = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+            x = x + block["project"](mixed.transpose(1, 2).contiguous().view(batch, time, -1))
+            x = x + block["mlp"](block["norm_2"](x))
+        return self.head(self.norm(x))
+
+
+def plain_text(text: torch.Tensor, symbols: int, steps: int, batch: int, context: int) -> float:
+    """Tokens per second of nanoGPT's loop: windows drawn anywhere, AdamW in two groups, clipping, the loss read."""
+    torch.manual_seed(0)
+    model = PlainGPT(symbols, context)
+    groups = [[p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False)]
+    decays = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, (0.1, 0.0), strict=True)]
+    optimizer = torch.optim.AdamW(decays, lr=1e-3, betas=(0.9, 0.99))
+    started = time.perf_counter()
+    for _ in range(steps):
+        offsets = torch.randint(len(text) - context, (batch,)).tolist()
+        inputs, targets = (torch.stack([text[i + k : i + k + context] for i in offsets]) for k in (0, 1))
+        loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+    return steps * batch * context / (time.perf_counter() - started)
+
+
+def against_nanogpt(rounds: int, steps: int = 50, batch: int = 12) -> Iterator[Measurement]:
+    """Training of gpt_mini on text, at the batch of nanoGPT's recipe for a CPU."""
+    data = definitions(batch_size=batch)
+    context, text = data.train.inputs.shape[1], data.train.inputs.flatten()
+    few = replace(data, train=data.train[: steps * batch], val=data.val[:batch], test=data.test[:batch])
+    make, adamw = partial(GPT, **data.for_model), partial(torch.optim.AdamW, lr=1e-3, fused=True)
+    pairs = [
+        (context * ours(few, make, optimizer=adamw, clip_norm=1.0),
+         plain_text(text, len(data.classes), steps, batch, context))
+        for _ in range(rounds)
+    ]  # fmt: skip
+    yield compared("training, gpt_mini, batch 12", pairs, "tokens/s", "nanoGPT's loop and model", ">= 1")
+
+
 def start(starts: int = 5) -> Iterator[Measurement]:
     """From the command to the first step, and our imports, in processes of their own."""
     code = """
@@ -165,7 +231,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="an image folder of 112-pixel JPEG files, for the loader of files")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    parts = [against_a_plain_loop(args.rounds), start(), two_processes()]
+    parts = [against_a_plain_loop(args.rounds), against_nanogpt(args.rounds), start(), two_processes()]
     parts += [large_images(args.photos)] if args.photos else []
     publish(chain.from_iterable(parts), args.output, describe_device(CPU))
 
