@@ -72,8 +72,9 @@ def train(options: argparse.Namespace, words: list[str]) -> None:
     """Hand the words to Hydra, which reads those of the process."""
     from rootfree import train
 
-    search = ["-m", "hydra/sweeper=halton"] if options.name == "search" and not {"-h", "--help"} & set(words) else []
-    sys.argv = [f"rootfree {options.name}", *search, *words]
+    if options.name == "search" and not {"-h", "--help"} & set(words):
+        words = ["-m", *words, "hydra/sweeper=halton"]  # flags come first
+    sys.argv = [f"rootfree {options.name}", *words]
     train.main()
 
 

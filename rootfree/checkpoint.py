@@ -49,10 +49,15 @@ class State:
         self.metrics: dict[str, Any] = {}
         self._epoch_start = generator.get_state()
 
-    def begin_epoch(self) -> None:
-        """Prepare for training, and remember where the epoch's random numbers begin: half of it is made again."""
+    def begin_epoch(self, steps: int) -> None:
+        """Prepare for training, and remember where the epoch's random numbers begin: half of it is made again.
+
+        Args:
+            steps: of the epoch. Where all were made, the weights are those of its evaluation, and stay so.
+        """
         self.model.train()
-        self._set_optimizer_mode("train")
+        if self.index < steps:
+            self._set_optimizer_mode("train")
         self._epoch_start = self.generator.get_state()
 
     def begin_evaluation(self) -> None:

@@ -13,6 +13,7 @@ from scipy.stats import qmc
 
 from rootfree.analysis.searches import Search, read_search, scores, search_name
 from rootfree.run.files import exclusive, read_json, write_atomically
+from rootfree.run.lock import GUARD_SECONDS
 from rootfree.run.status import ENDED
 from rootfree.settings import CONFIGS, RunConfig, SettingsError
 
@@ -188,7 +189,7 @@ class SearchTable:
         outputs = Path(self.config.settings.outputs).expanduser()
         for folder in (self.file.parent, outputs):
             folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(outputs / "tables.lock"):
+        with exclusive(outputs / "tables.lock", GUARD_SECONDS):
             mine = self.search().runs
             if self.file.exists():
                 both = pd.concat([mine, read_search(self.file).runs[mine.columns]], ignore_index=True)

@@ -3,9 +3,9 @@
 import inspect
 import json
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import groupby
@@ -94,7 +94,7 @@ class RunConfig:
 
     def file_of(self, group: str) -> Path | None:
         """Return the yaml of the choice made in a group, or None where an optional one does not exist."""
-        files = [folder / group / f"{self.choices[group]}.yaml" for folder in self.folders]
+        files = [folder / group / f"{self.choices.get(group)}.yaml" for folder in self.folders]
         return next((file for file in files if file.exists()), None)
 
     @property
@@ -131,12 +131,18 @@ def _built(block: str) -> Any:
     return build(OmegaConf.create(json.loads(block)))
 
 
-def check_settings(run: RunConfig) -> None:
-    """Refuse, before any data is read, a setting that nothing takes, of a wrong type, or out of its range.
+def check_settings(runs: Iterable[RunConfig]) -> None:
+    """Refuse, before any data is read, a setting of a command's runs that nothing takes, or that cannot be.
 
     Raises:
         SettingsError: naming the key, the value and what is allowed.
     """
+    for run in runs:
+        _check_run(run)
+    _check_tuned(runs)
+
+
+def _check_run(run: RunConfig) -> None:
     settings = run.settings
     for key in map(str, settings):
         if key not in SETTINGS and key not in BLOCKS:
@@ -150,13 +156,25 @@ def check_settings(run: RunConfig) -> None:
     for key in BLOCKS:
         check_block(key, settings[key])
     check_value("optimizer.lr", settings.optimizer.get("lr"), Annotated[float, Ge(0)])  # the schedule scales it
-    asked = [word for word in run.overrides if word.lstrip("+").startswith("tuned=") and "${" not in word]
-    if asked and run.file_of("tuned") is None:
-        folders = ", ".join(str(folder / "tuned") for folder in run.folders)
-        raise SettingsError(f"{asked[-1]}: there is no {run.choices['tuned']}.yaml in {folders}")
     asked = [word for word in run.overrides if word.startswith("wandb.mode=")]  # by default a run does without
     if asked and asked[-1] != "wandb.mode=disabled" and find_spec("wandb") is None:
         raise SettingsError(f"{asked[-1]} needs W&B, which is not installed: pip install wandb, or wandb.mode=disabled")
+
+
+def _check_tuned(runs: Iterable[RunConfig]) -> None:
+    """Refuse tuned numbers that are not there: of `tuned=mine-${optimizer}`, those of one optimizer have to be."""
+    lacking: dict[str, str] = {}
+    found = set()
+    for run in runs:
+        if asked := [word for word in run.overrides if word.lstrip("+").startswith("tuned=")]:
+            if run.file_of("tuned") is not None:
+                found.add(asked[-1])
+            elif asked[-1] not in lacking:
+                folders = ", ".join(str(folder / "tuned") for folder in run.folders)
+                lacking[asked[-1]] = f"{asked[-1]}: there is no {run.choices.get('tuned')}.yaml in {folders}"
+    for word, message in lacking.items():
+        if word not in found or "${" not in word:
+            raise SettingsError(message)
 
 
 def check_block(key: str, block: DictConfig) -> None:
@@ -170,7 +188,10 @@ def check_block(key: str, block: DictConfig) -> None:
     function = target.__init__ if inspect.isclass(target) else target
     parameters = inspect.signature(target).parameters
     settable = [name for name in parameters if name not in FILLED.get(key, ())]
-    kinds = typing.get_type_hints(function, include_extras=True)
+    try:
+        kinds = typing.get_type_hints(function, include_extras=True)
+    except NameError:  # imported for a type checker alone; then names are checked, and no types
+        kinds = {}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in map(str, block):
         if name.startswith("_"):
@@ -194,7 +215,9 @@ def check_value(key: str, value: Any, kind: Any) -> None:
         TypeAdapter(tuple[kind], config=rules).validate_json(json.dumps([plain]))  # type: ignore[valid-type]
     except (ValidationError, PydanticUserError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        if first is None or first["type"] == "needs_python_object":  # an object that yaml has no words for
+        of_objects = any(isinstance(k, type) and is_dataclass(k) for k in (kind, *typing.get_args(kind)))
+        # an object that yaml has no words for
+        if first is None or of_objects or first["type"] == "needs_python_object":
             wanted = getattr(kind, "__name__", str(kind))
             raise SettingsError(f"{key} = {value!r} is not allowed: no setting can be a {wanted}") from None
         places = first["loc"][1:] if isinstance(plain, (dict, list)) else ()

@@ -33,6 +33,7 @@ from rootfree.trial import try_out
 POLL_SECONDS = 1.0  # between two looks at runs that another process trains
 QUEUE_SECONDS = 30.0  # between two looks at Slurm's queue
 LOST_SECONDS = 300.0  # without a job of ours in it, after which they are given up
+SILENT_SECONDS = 3600.0  # without an answer
 
 
 class Run(NamedTuple):
@@ -42,6 +43,11 @@ class Run(NamedTuple):
     folder: Path
     title: str
     cost: float | None
+
+    @property
+    def job(self) -> list[str]:
+        """The words for a launcher, which name the run: a yaml may be changed before it is composed again there."""
+        return [*self.overrides, f"hydra.job.name={self.folder.name}"]
 
     @property
     def status(self) -> str:
@@ -110,17 +116,21 @@ class ResumableSweeper(Sweeper):
         composed: dict[tuple[str, ...], RunConfig] = {}
         tried: set[tuple[str, ...]] = set()
         runs = []
+        described: set[str] = set()
+        for key in map(seedless, rows):
+            composed[key] = composed.get(key) or self.compose(list(key))
+        check_settings(composed.values())
         for row in rows:
-            key = tuple(word for word in row if not word.startswith("seed="))
-            if key not in composed:
-                composed[key] = self.compose(list(key))
-                check_settings(composed[key])
+            key = seedless(row)
             config = replace(composed[key], overrides=row)
             if seeds := [word for word in row if word.startswith("seed=")]:
                 config.settings.seed = OverridesParser.create().parse_override(seeds[-1]).value()
                 check_value("seed", config.settings.seed, SETTINGS["seed"])
             data, record, new_model = prepare(config)
             runs.append(Run(row, record.folder, record.title, config.settings.cost))
+            if not runs[-1].ended and data.description not in described:
+                print(data.description, flush=True)
+                described.add(data.description)
             if key not in tried and not runs[-1].ended:
                 # what it imports takes seconds, which a sweep that has ended does without
                 try_out(config.settings, new_model(), len(data.classes))
@@ -143,7 +153,7 @@ class ResumableSweeper(Sweeper):
             return
         with handle_signals(pass_to_children=True), SweepProgress([(run.title, run.folder) for run in runs]):
             while missing:
-                self._launch([run.overrides for run in missing])
+                self._launch([run.job for run in missing])
                 raise_if_stopped()
                 elsewhere = [run for run in missing if run.status == "running"]
                 while any(run.status == "running" for run in elsewhere):
@@ -182,11 +192,16 @@ class ResumableSweeper(Sweeper):
         name, seen = self.config.hydra.launcher.name, time.monotonic()
         while not wait([launched], QUEUE_SECONDS).done:
             raise_if_stopped()  # the jobs go on
-            queue = subprocess.run(["squeue", "--me", "--noheader", f"--name={name}"], capture_output=True, check=False)
-            if queue.returncode or queue.stdout.strip():  # Slurm may not answer for a while
+            try:
+                queue = subprocess.run(["squeue", "--me", "--noheader", f"--name={name}"], capture_output=True,
+                                       check=True, timeout=QUEUE_SECONDS).stdout.strip()  # fmt: skip
+                limit, what = LOST_SECONDS, f"has had no job named {name}"
+            except (OSError, subprocess.SubprocessError):
+                queue, limit, what = b"", SILENT_SECONDS, "has not answered"
+            if queue:
                 seen = time.monotonic()
-            elif time.monotonic() - seen > LOST_SECONDS:
-                raise TimeoutError(f"Slurm has had no job named {name} for {LOST_SECONDS:g} s (squeue --me)")
+            elif time.monotonic() - seen > limit:
+                raise TimeoutError(f"Slurm {what} for {limit:g} s (squeue --me)")
         launched.result()
 
 
@@ -207,6 +222,11 @@ def grid(params: dict[str, str], arguments: list[str]) -> list[list[str]]:
     fixed = [str(override.input_line) for override in given if not override.is_sweep_override()]
     axes = [_values(override) for override in (*preset, *given) if override in preset or override.is_sweep_override()]
     return [[*fixed, *row] for row in product(*axes)]
+
+
+def seedless(row: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a run without its seed."""
+    return tuple(word for word in row if not word.startswith("seed="))
 
 
 def _values(override: Override) -> list[str]:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rootfree import help, numerics
 from rootfree.run import signals
 from rootfree.settings import CONFIGS, RunConfig, SettingsError, build, build_once, check_settings, settings_errors
-from rootfree.trial import build_model, try_out
+from rootfree.trial import build_model, check_batches, try_out
 
 EXTRAS = {"submitit": "slurm", "ray": "ray", "joblib": "suite"}  # a launcher's name in Hydra -> the extra of ours
 
@@ -49,29 +49,29 @@ def job(settings: DictConfig) -> None:
     with settings_errors():
         numerics.choose(settings.numerics)
     if config.in_sweep:
-        _attempt(config)
+        _attempt(config, run_id=composed.job.name)
         return
-    check_settings(config)
+    check_settings([config])
     run(config)
 
 
-def _attempt(config: RunConfig) -> None:
+def _attempt(config: RunConfig, run_id: str) -> None:
     """Train a run of a sweep, which stops no other by failing."""
     if signals.stop_requested():
         return
     try:
-        run(config)
+        run(config, run_id)
     except (signals.Interrupted, KeyboardInterrupt):  # the latter before the run began, or at a second Ctrl-C
         signals.return_to_submitit()  # its record knows; on Slurm the job queues again
     except (Exception, SystemExit) as error:  # the sweep says which runs failed, and why
         print(f"error: {' '.join(config.overrides)}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def run(config: RunConfig) -> None:
+def run(config: RunConfig, run_id: str | None = None) -> None:
     """Train one run, unless it has ended already; with `torchrun`, together with the other processes.
 
     Raises:
-        SettingsError: a setting cannot work here, such as a folder that is not there.
+        SettingsError: a setting cannot work here, such as a folder that is not there, or it is not the run of that id.
     """
     import torch
 
@@ -84,6 +84,8 @@ def run(config: RunConfig) -> None:
     with settings_errors():
         device = pick_device(settings.device)
         data, record, new_model = prepare(config)
+        if run_id not in (None, record.run_id):
+            raise SettingsError(f"a yaml that this run reads was changed since the sweep began, as run {run_id}")
         reason = distributed.broadcast(record.reason_to_skip())
         if reason is None:
             torch.set_num_threads(settings.threads)
@@ -141,10 +143,7 @@ def prepare(config: RunConfig) -> tuple[Any, Any, Callable[[], Any]]:
         return build_model(settings.model, data.for_model, data.name)
 
     count = distributed.world_size()
-    rest = 0 if getattr(data, "drop_last", False) else len(data.train) % data.batch_size
-    if 0 < rest < count or (rest == 1 and distributed.has_batch_statistics(new_model())):
-        what = f"for {count} processes" if count > 1 else "of which a model with batch norm has no statistics"
-        raise ValueError(f"dataset.batch_size = {data.batch_size} leaves a last batch of {rest}, {what}")
+    check_batches(data, new_model, count, settings.trainer.get("accumulate", 1))
     divided = count > 1 and (distributed.depends_on_world_size(new_model()) or data.mixes)
     record = build_once(settings.record)(
         outputs=Path(settings.outputs).expanduser(),
@@ -164,8 +163,9 @@ def _plain(config: RunConfig, dataset_name: str) -> dict[str, Any]:
     # tuned numbers that follow the choice, as those of the default do, are no setting of an arm's own
     own = [word for word in stripped if word.startswith("optimizer.") or (word[:6] == "tuned=" and "$" not in word)]
     # where runs and data lie is private
-    kept = [word for word in config.overrides if not word.startswith(("outputs=", "dataset.cache="))]
-    kept = ["dataset.root=<folder>" if word.startswith("dataset.root=") else word for word in kept]
+    kept = [word for word in config.overrides if not word.lstrip("+").startswith(("outputs=", "dataset.cache="))]
+    kept = ["dataset.root=<folder>" if word.lstrip("+").startswith("dataset.root=") else word for word in kept]
+    kept = [*(["--config-dir=<folder>"] if len(config.folders) > 1 else []), *kept]
     resolved: Any = OmegaConf.to_container(config.settings, resolve=True)
     arm = " ".join([names["optimizer"], *own])
     return {
@@ -179,7 +179,8 @@ def _message(error: Exception) -> str:
     """Say what is wrong with a command line, and the way out where Hydra's own words do not."""
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
-        return f"{error.override} cannot be read: quote the value twice, '{key}=\"{value}\"'"
+        twice = shlex.quote('{}="{}"'.format(key, value.replace('"', '\\"')))
+        return f"{error.override} cannot be read: quote the value twice, {twice}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         extra = next((extra for word, extra in EXTRAS.items() if name.startswith(word)), None)

@@ -6,7 +6,6 @@ import math
 import resource
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -109,11 +108,11 @@ def fit(
     with progress, saved_if_interrupted(record, state):
         for epoch in range(state.epoch, epochs):
             # train: no number is read from the device before the epoch's end
-            state.begin_epoch()
+            state.begin_epoch(len(train))
             started = time.perf_counter() - state.epoch_seconds
             rest = clock.each(islice(train, state.index, None), "data")
             for index, (inputs, targets) in enumerate(rest, start=state.index):
-                factor = schedule((epoch * len(train) + index) / (epochs * len(train)))
+                factor = float(schedule((epoch * len(train) + index) / (epochs * len(train))))
                 for group, learning_rate in zip(state.optimizer.param_groups, learning_rates, strict=True):
                     group["lr"] = learning_rate * factor
                 state.optimizer.zero_grad()
@@ -168,7 +167,8 @@ def fit(
             state.metrics |= {f"test_{name}": getattr(found, name) for name in ("acc", "loss", "balanced_acc")}
         if state.metrics.get("val_predicted_classes") == 1 and record.is_main_process:
             share = f"its accuracy of {state.metrics['val_acc']:.2%} is the share of that class"
-            warnings.warn(f"on the validation split the model predicts one class alone, so {share}", stacklevel=2)
+            print(f"warning: {record.title}: on the validation split the model predicts one class alone, so {share}",
+                  file=sys.stderr, flush=True)  # fmt: skip
         record.save_weights(state.eval_model(model).state_dict())
     return _summary("finished", state, train.size)
 
@@ -220,8 +220,16 @@ def evaluate(model: nn.Module, loss: Loss, batches: Batches, classes: int) -> Ev
 def make_optimizer(
     factory: Callable[..., torch.optim.Optimizer], model: nn.Module, decay_norms_and_biases: bool
 ) -> torch.optim.Optimizer:
-    """Call a factory with the model's parameters, or with their names, too, if it asks for `named_parameters`."""
-    if "named_parameters" in inspect.signature(factory).parameters:
+    """Call a factory with the model's parameters, or with their names, too, if it takes `named_parameters` alone.
+
+    Raises:
+        ValueError: the latter, and weight decay is to be left out for some, which such a factory decides by itself.
+    """
+    takes = inspect.signature(factory).parameters
+    if "named_parameters" in takes and "params" not in takes:
+        if not decay_norms_and_biases:
+            raise ValueError("trainer.decay_norms_and_biases = False is not allowed: the optimizer takes named "
+                             "parameters, and divides them into groups itself")  # fmt: skip
         return factory(named_parameters=list(model.named_parameters()))
     return factory(model.parameters() if decay_norms_and_biases else groups_without_decay(model))
 

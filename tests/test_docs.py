@@ -160,7 +160,7 @@ def understood(words: list[str], own: Path) -> None:
     preset = next((word for word in plain if word.startswith("+experiments/")), "")
     assert not preset or (ROOT / f"{preset[1:].replace('=', '/')}.yaml").exists(), preset
     if plain not in ([preset], ["plan=true", preset], [preset, "plan=true"]):  # all of a preset is checked elsewhere
-        check_settings(run_of(tuple(grid({}, plain)[-1])))
+        check_settings([run_of(tuple(grid({}, plain)[-1]))])
 
 
 @cache

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from conftest import tiny
 from filelock import FileLock
 from forked import Forked
 from test_distributed import Double, pair
-from test_trainer import ROOT, Entry, lines, untimed, wait_for
+from test_trainer import ROOT, Entry, json_of, lines, untimed, wait_for
 from torch import Tensor, nn
 
 from rootfree.run import signals
@@ -133,6 +134,45 @@ def test_asked_to_stop_in_an_evaluation(
     assert len(calls) == 6
     entry(*LONG)
     assert as_undisturbed(the_folder(tmp_path / "outputs"), undisturbed)
+
+
+def test_asked_to_stop_in_an_evaluation_with_other_weights_than_in_training(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To training and back again rounds the weights of a schedule-free method."""
+    words = ["optimizer._target_=test_faults.Rounding", "~optimizer.weight_decay", "~optimizer.momentum"]
+    (calm,) = json_of(entry, *words, "outputs=elsewhere")
+    calls: list[Any] = []
+
+    def asked(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("rootfree.trainer.evaluate", asked)
+    assert ends(entry, *words) == signals.REQUEUE
+    monkeypatch.setattr(signals, "_requested", None)
+    (run,) = entry(*words)
+    assert run["weights"] == calm["weights"]
+
+
+class Rounding(torch.optim.SGD):
+    """Evaluates a third of its weights, so that there and back again is not the same bits."""
+
+    def train(self) -> None:
+        self._scale(3.0, "train")
+
+    def eval(self) -> None:
+        self._scale(1 / 3, "eval")
+
+    @torch.no_grad()
+    def _scale(self, factor: float, mode: str) -> None:
+        for group in self.param_groups:
+            if group.get("mode", "train") != mode:
+                for param in group["params"]:
+                    param.mul_(factor)
+            group["mode"] = mode
 
 
 def test_a_second_ctrl_c_stops_at_once_without_damage(
@@ -383,6 +423,39 @@ def test_a_lock_has_one_holder(tmp_path: Path, guard: Path) -> None:
     assert holder is not None
     assert holder["pid"] == os.getpid()
     assert {"host", "since", "heartbeat"} <= set(holder)
+
+
+def test_a_lock_that_another_process_keeps_is_named_after_a_while(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rootfree.run.lock.GUARD_SECONDS", 0.1)
+    (tmp_path / "outputs").mkdir()
+    with FileLock(tmp_path / "outputs/locks.lock", is_singleton=False):
+        assert ends(entry) == 2
+    assert "outputs/locks.lock has been locked by another process for 0.1 s" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_lock(
+    tmp_path: Path, guard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, failures = RunLock(tmp_path / "lock", guard, timeout=0.5), []
+    assert lock.acquire()
+
+    def full(file: Path, content: Any) -> None:
+        if not failures:
+            failures.append(file)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomically(file, content)
+
+    monkeypatch.setattr("rootfree.run.lock.write_atomically", full)
+    time.sleep(1)
+    assert failures
+    assert not RunLock(tmp_path / "lock", guard, timeout=0.5).acquire()
+    monkeypatch.setattr("rootfree.run.lock.read_json", Mock(side_effect=PermissionError))
+    assert lock.is_ours()  # nobody said that it is not
+    monkeypatch.undo()
+    lock.release()
+    assert not (tmp_path / "lock").exists()
 
 
 def test_a_file_system_without_locks_is_named_with_the_remedy(

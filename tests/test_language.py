@@ -103,6 +103,18 @@ def test_a_run_learns_text(verses: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert gap == pytest.approx(summary["gap_loss"] / math.log(2))
 
 
+def test_leftovers_are_passed_over_and_what_else_is_not_read_is_counted(
+    verses: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = text_folder(str(verses), "verses", context=16)
+    for name in (".ipynb_checkpoints/a.txt", "__MACOSX/._a.txt", "notes.md", "more/table.CSV"):
+        (verses / name).parent.mkdir(exist_ok=True)
+        (verses / name).write_bytes(b"\xff")
+    (verses / "more/b.txt").rename(verses / "more/b.TXT")
+    assert text_folder(str(verses), "verses", context=16).fingerprint == clean.fingerprint
+    assert capsys.readouterr().out == f"{verses}: not read: 1 .csv, 1 .md\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -112,7 +124,7 @@ def test_a_run_learns_text(verses: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ),
         (["dataset.root=/nowhere"], "dataset.root = /nowhere is not a folder: give one that holds text files, *.txt"),
         (["dataset.root=empty"], "dataset.root = empty has no text: no file below it ends in .txt"),
-        (["dataset.root=latin"], "a.txt is not UTF-8: byte 3 cannot be read"),
+        (["dataset.root=latin"], "a.txt (byte 3), "),
         (["model=gpt_mini", "model.heads=3"], "model.width = 128 is not a multiple of model.heads = 3"),
         (
             ["model=resnet8"],
@@ -125,7 +137,8 @@ def test_bad_input_is_named(
 ) -> None:
     (verses.parent / "empty").mkdir()
     (verses.parent / "latin").mkdir()
-    (verses.parent / "latin/a.txt").write_bytes("caf\xe9".encode("latin-1"))
+    for name in "ab":
+        (verses.parent / f"latin/{name}.txt").write_bytes("caf\xe9".encode("latin-1"))
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, verses, *words)
     assert end.value.code == 2

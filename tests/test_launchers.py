@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -107,7 +108,6 @@ def test_slurm_is_given_the_right_script(
     script = (tmp_path / "script").read_text()
     flags = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
     assert flags >= {
-        "job-name=rootfree",
         "partition=fast",
         "time=90",
         "cpus-per-task=2",
@@ -119,6 +119,7 @@ def test_slurm_is_given_the_right_script(
         "open-mode=append",
         f"output={tmp_path}/outputs/slurm/%A_%a/%A_%a_0_log.out",
     }
+    assert any(re.fullmatch(r"job-name=rootfree-\d{8}-\d{6}", flag) for flag in flags)
     assert f"{sys.executable} -u -m submitit.core._submit {tmp_path}/outputs/slurm/" in script
 
 
@@ -141,7 +142,7 @@ def test_jobs_that_slurm_lost_are_not_waited_for(
         entry("hydra.mode=MULTIRUN", "hydra/launcher=slurm", "seed=range(2)")
     said = capsys.readouterr()
     assert end.value.code == 1
-    assert "Slurm has had no job named rootfree for 0.3 s" in said.err
+    assert re.search(r"Slurm has had no job named rootfree-[\d-]+ for 0.3 s", said.err)
     assert "2 runs: 2 to do" in said.out
     assert len(asked.read_text().splitlines()) > 2
 

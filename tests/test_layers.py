@@ -21,7 +21,7 @@ PARTS = {  # what each part may import of this package, beside itself; a part no
     "sweep": {"distributed", "numerics", "progress", "run", "settings", "train", "trial"},
     "theory": {"optim"},
     "train": {"distributed", "help", "numerics", "run", "settings", "trainer", "trial"},
-    "trial": {"settings", "trainer"},
+    "trial": {"distributed", "settings", "trainer"},
     "trainer": {"checkpoint", "clock", "data", "distributed", "precision", "progress", "run"},
 }
 WITH_HYDRA = {"help", "search", "settings", "sweep", "train"}

@@ -232,6 +232,14 @@ def test_numbers_of_numpy_become_plain_ones(name: str) -> None:
             OURS[name](parameters((2, 2)), lr=bad)
 
 
+def test_a_number_of_numpy_is_plain_in_a_composition() -> None:
+    parts = {"matrices": partial(RFRMSProp, batch_size=8), "rest": partial(torch.optim.SGD, lr=0.1)}
+    stream = io.BytesIO()
+    torch.save(ByShape(parameters((3, 2), (2,)), lr=np.float64(0.1), **parts).state_dict(), stream)
+    stream.seek(0)
+    assert torch.load(stream, weights_only=True)["param_groups"][0]["lr"] == 0.1
+
+
 # parameters
 
 

@@ -34,6 +34,7 @@ HOSTILE = [
     "Straße 猫",
     "</script><img src=x onerror=alert(1)>",
     "it's {0} ${x} 100%",
+    "null",
 ]
 
 
@@ -113,7 +114,9 @@ def test_names_of_any_kind_are_shown_as_they_are(tmp_path: Path) -> None:
     assert said.count(HOSTILE[3]) == 2
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=["slash", "long", "dollar", "brackets", "umlaut", "tags", "quote"])
+@pytest.mark.parametrize(
+    "text", HOSTILE, ids=["slash", "long", "dollar", "brackets", "umlaut", "tags", "quote", "null"]
+)
 def test_names_of_files_are_safe_and_differ(text: str) -> None:
     name = safe_name(text)
     assert re.fullmatch(r"[a-z0-9-]{1,80}", name)
@@ -163,6 +166,21 @@ def test_figures_of_results_are_short_sorted_and_complete(tmp_path: Path) -> Non
     assert "share-frozen" not in names
     report(tmp_path, CLAIMS)
     assert "The share of frozen coordinates is 0.5 in every run at every epoch." in pages(tmp_path).popitem()[1]
+
+
+def test_captions_name_what_a_frame_leaves_out_and_nothing_of_it_is_drawn(tmp_path: Path) -> None:
+    arms: dict[str, Values] = {"adamw": [88.0, 89.0, 88.0], "sgd": [87.0, 88.0, 87.0], "lion": [10.0, 11.0, 10.0]}
+    study = made(tmp_path, arms | {"sgd tuned=none": [50.0, 51.0, 50.0]})
+    study.runs["val_acc"] = study.runs["test_acc"]
+    found = {drawing.name: drawing for drawing in draw(study, load_claims(CLAIMS))}
+    assert "Out of the frame: lion; sgd, untuned." in found["accuracy"].caption
+    curves = [
+        drawing for drawing in found.values() if "Not drawn, below half of the best accuracy: lion" in drawing.caption
+    ]
+    assert curves
+    for drawing in curves:
+        axes = drawing.figure.axes[0]
+        assert len(axes.collections) == len(axes.lines) == 2  # a band each
 
 
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -30,6 +32,7 @@ from rootfree.models.resnet import resnet8
 from rootfree.models.vit import vit_mini
 from rootfree.precision import set_arithmetic
 from rootfree.run.lock import RunLock
+from rootfree.run.record import Record
 from rootfree.settings import RunConfig
 from rootfree.trainer import evaluate, fit, groups_without_decay
 
@@ -242,11 +245,16 @@ class Stubborn(nn.Module):
         return self.logits.expand(len(images), -1)
 
 
-def test_a_model_that_predicts_one_class_is_told_from_one_that_learned(entry: Entry) -> None:
+def test_a_model_that_predicts_one_class_is_told_from_one_that_learned(
+    entry: Entry, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = r"the model predicts one class alone, so its accuracy of 33.33% is the share of that class"
-    with pytest.warns(UserWarning, match=said):
-        entry("model._target_=test_trainer.Stubborn", "~model.stem_stride", "optimizer.lr=0", "trainer.epochs=1")
-    (summary,) = [json.loads(file.read_text()) for file in Path("outputs").glob("*/summary.json")]
+    words = ["model._target_=test_trainer.Stubborn", "~model.stem_stride", "optimizer.lr=0", "trainer.epochs=1"]
+    both = entry("hydra.mode=MULTIRUN", *words, "seed=0,1")
+    summary, told = both[0], capsys.readouterr()
+    named = re.findall(rf"warning: (\w+) .* seed \d: .*{said}", told.err)
+    assert sorted(named) == sorted(run["run_id"] for run in both)
+    assert told.out.count("photos: 108 training examples, 36 to 36 of each of 3 classes\n") == 1
     assert summary["val_predicted_classes"] == 1
     assert summary["val_balanced_acc"] == summary["test_balanced_acc"] == pytest.approx(1 / 3)
 
@@ -380,13 +388,26 @@ def test_two_processes_do_not_share_a_folder(entry: Entry, tmp_path: Path, capsy
         (["loss.weight=[1,3,7]"], "loss.weight = [1, 3, 7] is not allowed: no setting can be a "),
         (["loss=weighted_cross_entropy", "loss.weight=[1,7]"], "it has 2 numbers, and there are 3 classes (loss: "),
         (
+            ["dataset.batch_size=35", "trainer.accumulate=2"],
+            "batch_size = 35, with trainer.accumulate = 2: of 108 examples one has a forward pass of its own, of",
+        ),
+        (["dataset.batch_size=1"], "dataset.batch_size = 1: of 108 examples one has a forward pass of its own"),
+        (["tuned=photo-${model}-${optimizer}"], "there is no photo-resnet8-sgd.yaml in "),
+        (["outputs=it's (1)"], """quote the value twice, 'outputs="it'"'"'s (1)"'"""),
+        (["optimizer._target_=test_trainer.Forgetful"], "cannot be saved and loaded again: 'z' (optimizer: "),
+        (
+            ["optimizer._target_=test_trainer.Named", "trainer.decay_norms_and_biases=false"],
+            "trainer.decay_norms_and_biases = False is not allowed: the optimizer takes named",
+        ),
+        (
             ["dataset._target_=test_trainer.annotated", "+dataset.whole=3"],
-            "dataset.whole = 3 is not allowed: input should be an ",
+            "dataset.whole = 3 is not allowed: no setting can be a Split",
         ),
         (
             ["dataset._target_=test_trainer.annotated", "+dataset.rule.low=x"],
-            "dataset.rule.low = {'low': 'x'} is not allowed: input should be a valid number",
+            "dataset.rule = {'low': 'x'} is not allowed: no setting can be a Rule",
         ),
+        (["dataset._target_=test_trainer.unannotated", "+dataset.whole=3"], "this data set is never made"),
         (
             ["optimizer=muon", "optimizer.matrices.lr=0.1"],
             "matrices.lr = 0.1 is not allowed: lr is that of the matrices",
@@ -414,6 +435,18 @@ class Rule:
 
 def annotated(whole: Split, rule: Rule, **settings: Any) -> Any:
     """A data set that wants what yaml can give, and what it cannot."""
+
+
+def unannotated(whole: "Nowhere", **settings: Any) -> Any:  # type: ignore[name-defined]  # noqa: F821
+    """A data set whose annotation is there for a type checker alone."""
+    raise ValueError("this data set is never made")
+
+
+class Forgetful(torch.optim.SGD):
+    """Loads nothing."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        raise KeyError("z")
 
 
 class Never(torch.optim.SGD):
@@ -532,7 +565,8 @@ COMMANDS = {
     "plain": ["optimizer.nesterov=true", "schedule.milestones=[0.3,0.6]"],
     "added and deleted": ["+trainer.clip_norm=1.5", "++trainer.accumulate=1", "~loss.label_smoothing"],
     "quoted": ["wandb.project='a b'", "preset='x=y'"],
-    "tuned numbers by interpolation": ["tuned=photos-${model}-${optimizer}"],
+    "tuned numbers by interpolation": ["tuned=photos-${model}-${optimizer}", "--config-dir=mine"],
+    "folders with a plus": ["++outputs=outputs", "++dataset.cache=cache"],
     "a sweep": ["hydra.mode=MULTIRUN", "optimizer=sgd", "seed=0,1"],
 }
 
@@ -541,10 +575,14 @@ COMMANDS = {
 def test_the_recorded_command_runs_the_same_again(
     entry: Entry, photos: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Path("mine/tuned").mkdir(parents=True)
+    Path("mine/tuned/photos-resnet8-sgd.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.25\n")
     first = entry("trainer.epochs=1", *words)
     for summary in first:
         assert "{" not in summary["arm"].replace("${", "")
-        again = shlex.split(summary["command"].replace("<folder>", str(photos)))
+        assert not {"outputs", "cache"} & set(re.findall(r"\w+(?==)", summary["command"]))
+        whole = summary["command"].replace("--config-dir=<folder>", "--config-dir=mine")
+        again = shlex.split(whole.replace("<folder>", str(photos)))
         assert again[:3] == ["python", "-m", "rootfree.train"]
         monkeypatch.setattr("sys.argv", [*again[2:], "outputs=again"])
         train.main()
@@ -566,6 +604,41 @@ def test_a_run_says_which_tuned_numbers_are_in_force(
     (plain,) = json_of(entry, "tuned=none", "outputs=elsewhere")
     assert plain["tuned"] is None
     assert "tuned numbers: none, the plain defaults" in capsys.readouterr().out
+
+
+def test_a_yaml_that_is_changed_during_a_sweep_changes_no_run_of_it(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A launcher composes each run again, maybe hours later."""
+    tuned, close = Path("mine/tuned/found.yaml"), Record.close
+    tuned.parent.mkdir(parents=True)
+    tuned.write_text("# @package _global_\noptimizer:\n  lr: 0.25\n")
+    words = ["hydra.mode=MULTIRUN", "tuned=found", "seed=0,1", "trainer.epochs=1", "--config-dir=mine"]
+
+    def change(self: Record, *arguments: Any) -> None:
+        tuned.write_text(tuned.read_text().replace("0.25", "0.125"))
+        close(self, *arguments)
+
+    monkeypatch.setattr(Record, "close", change)
+    with pytest.raises(SystemExit) as end:
+        entry(*words)
+    assert end.value.code == 1
+    said = capsys.readouterr()
+    assert "2 runs: 1 finished, 1 to do" in said.out
+    assert "a yaml that this run reads was changed since the sweep began" in said.err
+    monkeypatch.setattr(Record, "close", close)
+    found = sorted((run["seed"], run["config"]["optimizer"]["lr"]) for run in entry(*words))
+    assert found == [(0, 0.125), (0, 0.25), (1, 0.125)]
+
+
+def numpys(progress: float) -> Any:
+    """A schedule that returns a number of numpy, as most that are made with it do."""
+    return np.cos(np.float32(progress))
+
+
+def test_a_schedule_may_be_made_with_numpy(entry: Entry) -> None:
+    (run,) = entry("schedule._target_=test_trainer.numpys", "~schedule.milestones", "~schedule.gamma")
+    assert run["status"] == "finished"
 
 
 def test_final_weights_are_kept_if_asked_for(entry: Entry, tmp_path: Path) -> None:
@@ -613,10 +686,10 @@ def test_a_sweep_goes_on_past_a_run_that_fails(
 ) -> None:
     real = train.run
 
-    def run(config: RunConfig) -> None:
+    def run(config: RunConfig, run_id: str) -> None:
         if config.settings.seed == 1:
             raise error
-        real(config)
+        real(config, run_id)
 
     monkeypatch.setattr(train, "run", run)
     with pytest.raises(SystemExit) as end:

@@ -154,7 +154,11 @@ def _strip(study: Study, look: Looks, arms: Sequence[str], baseline: str = "") -
         pad = max(np.ptp(points) * 0.3, 0.5)
         axes.set_xlim(points.min() - pad, points.max() + pad)
     low, high = axes.get_xlim()
-    lost = [label(arm) for arm in shown if values[arm].size and not ((values[arm] > low) & (values[arm] < high)).any()]
+    marks = {label(arm): values[arm] for arm in shown}
+    marks |= {
+        f"{label(arm)}, untuned": values[_untuned(arm)].mean(keepdims=True) for arm in shown if _untuned(arm) in values
+    }
+    lost = [name for name, data in marks.items() if data.size and not ((data > low) & (data < high)).any()]
     axes.set_ylim(heights.sum(), 0)
     axes.set_yticks(rows, names, fontsize=8)
     axes.tick_params(left=False)
@@ -162,7 +166,7 @@ def _strip(study: Study, look: Looks, arms: Sequence[str], baseline: str = "") -
     text = f"{axis[0].upper()}{axis[1:]}. A point is one {what}; below, the mean with its 95% t interval from 3 on."
     text += " Hollow: the mean with untuned defaults." if any(_untuned(arm) in values for arm in shown) else ""
     text += f" {len(arms) - len(shown)} more arms are in the table." if len(arms) > len(shown) else ""
-    text += f" Out of the frame: {', '.join(lost)}." if lost else ""
+    text += f" Out of the frame: {'; '.join(lost)}." if lost else ""
     sizes = {arm: values[arm].size for arm in shown}
     return finish(figure, axes, study.title, axis), f"{text} {_counts(study, sizes)}"
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 # In what a search may differ from the runs that have its settings, beside data set, model and loss.
 SETTING = ["epochs", "schedule", "batch_size", "config.dataset.train_size", "config.model.stem_stride"]
+EMPTY: Any = {"keep_default_na": False, "na_values": [""]}  # how tables are read: data may be called NA, or null
 FINALISTS = 3  # draws that are run again, with other seeds, before the winner is named
 SETTLED = ("finished", "diverged", "failed")  # failed: as often as is allowed
 
@@ -127,7 +128,7 @@ def search_name(dataset: str, model: str, optimizer: str, loss: str) -> str:
 
 def read_search(file: Path) -> Search:
     """Read a table; those of old have a run per draw, and tell neither epochs nor seed."""
-    runs = pd.read_csv(file, dtype={"run_id": str, "status": str, "val_acc": float})
+    runs = pd.read_csv(file, dtype={"run_id": str, "status": str, "val_acc": float}, **EMPTY)
     return Search(file.stem, runs.assign(**{key: 0 for key in ("epochs", "seed") if key not in runs}))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rootfree.analysis.collect import IDENTITY, check_schema
-from rootfree.analysis.searches import Search, behind, elsewhere
+from rootfree.analysis.searches import EMPTY, Search, behind, elsewhere
 from rootfree.analysis.tuned import retired, settings
 
 # Read as text whatever they look like: an id such as 12e45678 is a number to a parser.
@@ -25,7 +25,7 @@ def read(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         path = directory / name
         if not path.is_file():
             raise ValueError(f"{path} does not exist: collect runs into {directory} first")
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, "str"), low_memory=False)
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, "str"), low_memory=False, **EMPTY)
         accuracies = [column for column in table if column.endswith("_acc")]
         tables.append(table.assign(**{column: table[column].astype(float) * 100 for column in accuracies}))
     check_schema(directory / "runs.csv", tables[0].get("schema_version", pd.Series(["none"])).astype(str))

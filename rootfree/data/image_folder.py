@@ -1,9 +1,7 @@
 """`image_folder`: any folder of images `<root>/<split>/<class>/<file>`, decoded once, then read from one file."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import cache as once
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +14,11 @@ from torch import Tensor
 
 from rootfree.data.cache import cached, source_key
 from rootfree.data.division import divide
+from rootfree.data.listing import entries, files_below, kind_of, tell_unread
 from rootfree.data.splits import Files, Split, TensorSplits, fingerprint
 
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
             ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}  # fmt: skip
-LEFTOVERS = {"__macosx", "@eadir", "@recycle", "#recycle", "thumbs.db", "desktop.ini"}  # of macOS, NAS boxes, Windows
 VERSION = 2  # raise it when decoding changes, so that old cache files are not read
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
 LARGEST = 64  # pixels; larger images are better decoded as they are needed
@@ -119,40 +117,14 @@ def list_splits(
     folders = {"train": _split_folder(root, train), "test": _split_folder(root, test)}
     listing = {split: _list(folder, only, others) for split, folder in folders.items()}
     check_classes(root, listing)
-    for path in _entries(root):
+    for path in entries(root):
         if not path.is_dir():
-            others[_kind(path)] += 1
+            others[kind_of(path)] += 1
         elif path not in folders.values():  # another split is counted; what else there is may be anything, of any size
-            inside = sum(1 for _ in _files(path)) if path.name in TRAIN + TEST else 0
+            inside = sum(1 for _ in files_below(path)) if path.name in TRAIN + TEST else 0
             others[f"in {path.name}/" if inside else f"{path.name}/"] = inside
-    if others:
-        kinds = ", ".join(f"{count or ''} {kind}".strip() for kind, count in sorted(others.items()))
-        _say(f"{root}: not read: {kinds}")
+    tell_unread(root, others)
     return listing
-
-
-@once
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file or folder is one that operating systems, notebooks and file servers leave behind."""
-    return name.startswith(".") or name.lower() in LEFTOVERS
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_leftover(name)]
-        yield from (Path(where, name) for name in names if not is_leftover(name))
-
-
-def _kind(file: Path) -> str:
-    return file.suffix.lower() or "without suffix"
 
 
 def check_classes(root: Path, listing: Mapping[str, Listing]) -> None:
@@ -174,11 +146,11 @@ def flat(listing: Listing) -> Files:
 def images_of(folder: Path, others: Counter[str]) -> list[Path]:
     """List the image files of a class and of the folders below, sorted, and count others; none is an error."""
     found = []
-    for file in _files(folder):
+    for file in files_below(folder):
         if file.suffix.lower() in SUFFIXES:
             found.append(file)
         else:
-            others[_kind(file)] += 1
+            others[kind_of(file)] += 1
     if not found:
         raise ValueError(f"{folder} is an empty class: no file ends in {', '.join(sorted(SUFFIXES))}")
     return sorted(found, key=lambda file: str(file.relative_to(folder)))
@@ -189,14 +161,14 @@ def _split_folder(root: Path, names: tuple[str, ...]) -> Path:
     if not folders:
         raise FileNotFoundError(f"{root} has no folder {' or '.join(names)}: images belong in {names[0]}/<class>/*")
     for folder in folders:
-        if any(path.is_dir() for path in _entries(folder)):
+        if any(path.is_dir() for path in entries(folder)):
             return folder
     raise ValueError(f"{folder} has no class folders: images belong in {folder.name}/<class>/*")
 
 
 def _list(folder: Path, only: list[str] | None, others: Counter[str]) -> Listing:
-    classes = [path for path in _entries(folder) if path.is_dir()]
-    others.update(f"{_kind(path)} beside the class folders" for path in _entries(folder) if not path.is_dir())
+    classes = [path for path in entries(folder) if path.is_dir()]
+    others.update(f"{kind_of(path)} beside the class folders" for path in entries(folder) if not path.is_dir())
     if only is not None:
         if missing := sorted(set(only) - {path.name for path in classes}):
             raise ValueError(f"{folder} lacks {len(missing)} of {len(only)} listed classes, such as {missing[0]}")

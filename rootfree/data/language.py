@@ -4,6 +4,8 @@ A text is cut into windows of `context` characters; the target of each character
 symbols are the characters of the training part and one more for all that it lacks.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from annotated_types import Gt, Lt
 
+from rootfree.data.listing import files_below, kind_of, tell_unread
 from rootfree.data.splits import PlainSplits, Split, fingerprint
 
 UNKNOWN = "unknown"  # the symbol of what the training part lacks; a name longer than any character's
@@ -70,6 +73,8 @@ def text_folder(
 ) -> TextSplits:
     """All `*.txt` of a folder and of those below, in the order of their names, as one text.
 
+    What else lies there is counted, by kind, in one line, but for what operating systems and notebooks leave behind.
+
     Args:
         root: the folder.
         name: what records and figures call the data; with the text's hash it identifies them, the path does not.
@@ -84,7 +89,10 @@ def text_folder(
     folder = Path(root).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"dataset.root = {root} is not a folder: give one that holds text files, *.txt")
-    text = "".join(map(_read, sorted(folder.rglob("*.txt"))))
+    files = sorted(files_below(folder))
+    texts = [file for file in files if file.suffix.lower() == ".txt"]
+    tell_unread(folder, Counter(kind_of(file) for file in files if file not in texts))
+    text = "".join(_read(texts))
     if not text.strip():
         raise ValueError(f"dataset.root = {root} has no text: no file below it ends in .txt and holds a character")
     held = round(held_out * len(text))
@@ -92,13 +100,16 @@ def text_folder(
     return windows(name, {"train": text[:middle], "val": text[middle:end], "test": text[end:]}, batch_size, context)
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is not UTF-8: byte {error.start} cannot be read; convert it, or take it away"
-        ) from None
+def _read(files: Sequence[Path]) -> list[str]:
+    texts, broken = [], []
+    for file in files:
+        try:
+            texts.append(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            broken.append(f"{file} (byte {error.start})")
+    if broken:
+        raise ValueError(f"not UTF-8: {', '.join(broken)}; convert what is named, or take it away")
+    return texts
 
 
 def windows(name: str, texts: dict[str, str], batch_size: int, context: int) -> TextSplits:

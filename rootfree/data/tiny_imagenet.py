@@ -7,7 +7,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le, Lt
 
 from rootfree.data.download import download_folder
-from rootfree.data.image_folder import Listing, check_classes, decoded, images_of, in_memory, is_leftover, list_splits
+from rootfree.data.image_folder import Listing, check_classes, decoded, images_of, in_memory, list_splits
+from rootfree.data.listing import is_leftover
 from rootfree.data.splits import TensorSplits
 
 URL, MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"

@@ -31,6 +31,7 @@ class ByShape(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], *, lr: float | Tensor, matrices: Any, rest: Any) -> None:
         if "lr" in getattr(matrices, "keywords", {}):
             raise ValueError(f"matrices.lr = {matrices.keywords['lr']!r} is not allowed: lr is that of the matrices")
+        lr = lr if isinstance(lr, Tensor) else float(lr)  # a number of numpy would be in no checkpoint
         params = list(params)
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
         parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])

@@ -47,12 +47,12 @@ def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], obj
 
 
 @contextmanager
-def exclusive(file: Path, timeout: float = -1) -> Iterator[None]:
+def exclusive(file: Path, timeout: float) -> Iterator[None]:
     """Let one process at a time do what is in this context.
 
     Args:
         file: a lock file; its folder exists.
-        timeout: seconds to wait for another process; less than 0 waits as long as it takes.
+        timeout: seconds to wait for another process.
 
     Raises:
         TimeoutError: another process took longer.
@@ -62,7 +62,7 @@ def exclusive(file: Path, timeout: float = -1) -> Iterator[None]:
     try:
         lock.acquire()
     except TimeoutError:
-        raise
+        raise TimeoutError(f"{file} has been locked by another process for {timeout:g} s: is it stopped?") from None
     except OSError as error:
         raise OSError(f"{file.parent} lies on a file system that cannot lock files ({error.strerror}): choose another "
                       "folder, with outputs=... or dataset.cache=...") from error  # fmt: skip

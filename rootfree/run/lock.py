@@ -17,6 +17,7 @@ import psutil
 
 from rootfree.run.files import exclusive, json_bytes, read_json, write_atomically
 
+GUARD_SECONDS = 60.0  # to wait for others, who hold the guard for a moment each
 SAME_START = 60.0  # seconds between two readings of one process's start, since a clock may be set in between
 
 
@@ -41,7 +42,7 @@ class RunLock:
         Raises:
             OSError: the file system has no locks; the message says what to do.
         """
-        with exclusive(self.guard):
+        with exclusive(self.guard, GUARD_SECONDS):
             if is_held(self.file):
                 return False
             process = psutil.Process()
@@ -54,20 +55,28 @@ class RunLock:
 
     def is_ours(self) -> bool:
         """Whether the file still names this holder: another process may take over one that gives no sign of life."""
-        if not self._lost.is_set() and (holder_of(self.file) or {}).get("token") != self._holder["token"]:
-            self._lost.set()
+        if not self._lost.is_set():
+            try:
+                there = read_json(self.file)
+            except OSError:  # it cannot be read for now, which says nothing
+                return True
+            except ValueError:
+                there = None
+            if (there or {}).get("token") != self._holder["token"]:
+                self._lost.set()
         return not self._lost.is_set()
 
     def release(self) -> None:
         """Give the lock up."""
         self._released.set()
-        with exclusive(self.guard):
+        with exclusive(self.guard, GUARD_SECONDS):
             if self.is_ours():
                 self.file.unlink()
 
     def _renew(self) -> None:
         while not self._released.wait(self.timeout / 10):
-            with exclusive(self.guard):
+            # a full disk, or a server that is away for a moment, does not end the thread: it tries again
+            with suppress(OSError), exclusive(self.guard, GUARD_SECONDS):
                 if not self.is_ours():
                     return
                 if not self._released.is_set():

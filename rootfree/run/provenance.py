@@ -23,8 +23,8 @@ def code() -> dict[str, Any]:
     def git(*arguments: str) -> str | None:
         try:
             here = Path(__file__).parent
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=60)
+        except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
 
