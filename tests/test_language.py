@@ -98,7 +98,7 @@ def test_a_run_learns_text(verses: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     collect(verses.parent / "outputs", verses.parent / "tables")
     (study,) = studies(*read(verses.parent / "tables"))
     shown = results(study, Claims(claims=[], questions=[]))
-    assert shown["bits per character"].tolist() == [f"{summary['test_loss'] / math.log(2):.2f}"]
+    assert shown["bits per character"].tolist() == [f"{summary['test_loss'] / math.log(2):.3f}"]
     (gap,) = study.finished(*study.arms, "gap_bits")
     assert gap == pytest.approx(summary["gap_loss"] / math.log(2))
 

@@ -190,7 +190,7 @@ def _curves(study: Study, look: Looks, arms: Sequence[str], metric: str) -> tupl
     table = study.curves[study.curves["arm"].isin(arms)].dropna(subset=columns)
     if metric == "effective_lr":
         table = table[(table[columns] > 0).all(axis=1)]
-    if table.empty:
+    if table["epoch"].nunique() < 2:  # a point is no curve
         return None
     figure, axes = panel(3)
     sizes = {}

@@ -40,7 +40,7 @@ def results(study: Study, claims: Claims) -> pd.DataFrame:
             "diverged": f"{study.diverged(arm)}" + (f" ({failed:.0f} failed roots)" if failed else ""),
             "test acc. (%)": spread(test),
             "95% interval": bounds(test),
-            "bits per character": spread(bits),
+            "bits per character": spread(bits, digits=3),
             "gap (points)": spread(gap),
             "train acc. (%)": spread(train),
             "search runs": study.budgets.get(arm, "none"),
@@ -100,7 +100,8 @@ def tuning(study: Study, claims: Claims) -> pd.DataFrame:
     for arm in study.arms if study.searches else []:
         search = study.searches.get(arm)
         found = [best_of(drawn[arm], k) if search else np.nan for k in BUDGETS]
-        draws = f"{len(search.draws)} of {int(search.draws['epochs'].iloc[0])} epochs" if search else "-"
+        length = int(search.draws["epochs"].iloc[0]) if search else 0
+        draws = f"{len(search.draws)} of {length} epoch{'' if length == 1 else 's'}" if search else "-"
         row = {"arm": label(arm), "search runs": study.budgets.get(arm, "none"), "draws": draws}
         row["epochs in all"] = str(int(search.runs["epochs"].sum()) or "-") if search else "-"
         row |= {f"best of {k}": number(best, ".2f") for k, best in zip(BUDGETS, found, strict=True)}
@@ -200,11 +201,12 @@ def bench(table: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns={"parameters": "network", "ms": "ms per step"})
 
 
-def spread(interval: Interval, sign: str = "") -> str:
+def spread(interval: Interval, sign: str = "", digits: int = 2) -> str:
     """Mean ± standard deviation."""
     if not interval.n:
         return "-"
-    return f"{interval.mean:{sign}.2f}" + (f"{SPACE}±{SPACE}{interval.sd:.2f}" if interval.n > 1 else "")
+    deviation = f"{SPACE}±{SPACE}{interval.sd:.{digits}f}" if interval.n > 1 else ""
+    return f"{interval.mean:{sign}.{digits}f}{deviation}"
 
 
 def bounds(interval: Interval, sign: str = "") -> str:

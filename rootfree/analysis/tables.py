@@ -78,7 +78,8 @@ class Study:
     def setting(self) -> str:
         """Model, data set and length in words."""
         first = self.runs.iloc[0]
-        return f"{first['model']} on {first['dataset']}, {first['epochs']} epochs{self.detail}"
+        epochs = f"{first['epochs']} epoch{'' if first['epochs'] == 1 else 's'}"
+        return f"{first['model']} on {first['dataset']}, {epochs}{self.detail}"
 
     @cached_property
     def title(self) -> str:
