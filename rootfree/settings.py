@@ -3,7 +3,7 @@
 import inspect
 import json
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
@@ -131,7 +131,7 @@ def _built(block: str) -> Any:
     return build(OmegaConf.create(json.loads(block)))
 
 
-def check_settings(runs: Iterable[RunConfig]) -> None:
+def check_settings(runs: Collection[RunConfig]) -> None:
     """Refuse, before any data is read, a setting of a command's runs that nothing takes, or that cannot be.
 
     Raises:
@@ -161,7 +161,7 @@ def _check_run(run: RunConfig) -> None:
         raise SettingsError(f"{asked[-1]} needs W&B, which is not installed: pip install wandb, or wandb.mode=disabled")
 
 
-def _check_tuned(runs: Iterable[RunConfig]) -> None:
+def _check_tuned(runs: Collection[RunConfig]) -> None:
     """Refuse tuned numbers that are not there: of `tuned=mine-${optimizer}`, those of one optimizer have to be."""
     lacking: dict[str, str] = {}
     found = set()

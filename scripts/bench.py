@@ -118,7 +118,7 @@ COMPARISONS = [
     Comparison("RFRMSProp bfloat16", "torch AdamW foreach", {}),
     Comparison("RFRMSProp bfloat16 compiled", "torch AdamW fused", {"vit_tiny": 0.75}),
     Comparison("RFRMSProp bfloat16 stochastic compiled", "torch AdamW fused", {"vit_tiny": 1.3}),
-    Comparison("IFShampoo", "sirfshampoo", {"resnet8": 0.5, "resnet18": 0.5, "vit_tiny": 0.8}, update_every=2),
+    Comparison("IFShampoo", "sirfshampoo", {"resnet8": 0.5, "resnet18": 0.5, "vit_tiny": 0.5}, update_every=2),
     Comparison("IFShampoo max_dim 256", "sirfshampoo", {"vit_tiny": 0.4}, update_every=2),
     Comparison("IFShampoo", "pytorch-optimizer SOAP", {"vit_tiny": 1.0}, update_every=2),
     Comparison("RFShampoo", "pytorch-optimizer SOAP", {"vit_tiny": 1.0}, update_every=2),

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from rootfree.analysis.collect import collect, restore
+from rootfree.analysis.grouping import studies
 from rootfree.analysis.searches import read_searches
-from rootfree.analysis.tables import read, studies
+from rootfree.analysis.tables import read
 from rootfree.run.status import headline, status_of
 
 ROOT = Path(__file__).parents[1]

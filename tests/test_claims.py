@@ -14,6 +14,7 @@ from rootfree.analysis.answers import confidence, duels, forest, summaries, tall
 from rootfree.analysis.checks import Check, evaluate
 from rootfree.analysis.claims import Claim, Claims, Failure, Placebo, Question, load_claims
 from rootfree.analysis.comparisons import wins_losses_ties
+from rootfree.analysis.grouping import studies
 from rootfree.analysis.page import render
 from rootfree.analysis.searches import Search, chance_ahead, other_draws
 from rootfree.analysis.statistics import (
@@ -28,7 +29,7 @@ from rootfree.analysis.statistics import (
     superiority,
     t_interval,
 )
-from rootfree.analysis.tables import Study, read, studies
+from rootfree.analysis.tables import Study, read
 from rootfree.analysis.targets import profile, target, to_target
 from rootfree.analysis.tuned import stands
 from rootfree.analysis.verdicts import Judgement, scorecard, table

@@ -10,8 +10,9 @@ import torch
 from rootfree import train
 from rootfree.analysis.claims import Claims
 from rootfree.analysis.collect import collect
+from rootfree.analysis.grouping import studies
 from rootfree.analysis.sections import results
-from rootfree.analysis.tables import read, studies
+from rootfree.analysis.tables import read
 from rootfree.data.language import UNKNOWN, definitions, text_folder
 from rootfree.models.gpt import GPT
 from rootfree.models.lstm import LSTM

@@ -145,7 +145,7 @@ def test_saved_loaded_and_copied_it_goes_on_bit_for_bit(name, tmp_path):
     copied.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
     others = [(loaded, loaded_params), (copied, copied_params)]
-    if name in OURS:  # the whole object, with its parameters, as training code that keeps a spare does it
+    if name in SHIPPED:  # the whole object, with its parameters, as training code that keeps a spare does it
         twin_params, twin = copy.deepcopy((params, optimizer))
         others.append((twin, twin_params))
 

@@ -18,12 +18,13 @@ from test_analysis import ARMS, CLAIMS, ROOT, Values, write_run, write_study
 from rootfree.analysis.claims import load_claims
 from rootfree.analysis.collect import collect
 from rootfree.analysis.figures import ROWS, draw
+from rootfree.analysis.grouping import studies
 from rootfree.analysis.overview import forest
 from rootfree.analysis.page import safe_name
 from rootfree.analysis.report import MARK, compare, publish, report
 from rootfree.analysis.statistics import Interval
 from rootfree.analysis.style import color_of, inline, looks
-from rootfree.analysis.tables import Study, read, studies
+from rootfree.analysis.tables import Study, read
 
 LARGEST = 1_500_000  # bytes of a page
 HOSTILE = [

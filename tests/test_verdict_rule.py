@@ -11,9 +11,10 @@ import yaml
 from scipy import stats
 
 from rootfree.analysis.claims import Claim, Claims, load_claims
+from rootfree.analysis.grouping import studies
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.statistics import ALPHA, TESTS, share, t_interval
-from rootfree.analysis.tables import Study, read, studies
+from rootfree.analysis.tables import Study, read
 from rootfree.analysis.verdicts import Judgement, scorecard, table
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ IDENTITY = ["run_id", "purpose", "preset", "scale", "dataset", "model", "optimiz
 OUTCOME = ["train_acc", "val_acc", "test_acc", "train_loss", "val_loss", "test_loss", "gap_acc", "gap_loss"]
 CONTEXT = ["loss", "schedule", "study", "epochs", "steps", "batch_size", "seconds", "images_per_second", "parameters"]
 CONTEXT += ["state_bytes", "device", "commit", "dirty", "finished_at", "command", "schema_version"]
-CURVE = ["run_id", "epoch", "step", "lr", "loss", "train_acc", "train_loss", "val_acc", "val_loss", "gap_acc"]
+CURVE = ["run_id", "epoch", "step", "lr", "loss", "train_acc", "train_loss", "val_acc", "val_loss"]
 CURVE += ["images_per_second", "seconds"]
 TEXT = {"run_id", "study", "commit", "weights", "fingerprint"}  # hashes, some of which look like numbers
 REQUIRED = [*IDENTITY, *OUTCOME, "study", "config"]
@@ -156,6 +156,7 @@ def _curve(path: Path, run_id: str) -> Iterator[Row]:
         for number, line in enumerate(lines, start=1):
             try:
                 row = _flat({"run_id": run_id} | json.loads(line))
+                row.pop("gap_acc", None)  # train minus val, which stand beside it
                 int(row["epoch"])
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path}, line {number}, is not an epoch's record ({error})") from error

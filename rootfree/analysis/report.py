@@ -18,12 +18,13 @@ from scipy.special import stdtrit
 from rootfree.analysis import answers, figures, overview, sections
 from rootfree.analysis.checks import MADE_BY
 from rootfree.analysis.claims import Claims, load_claims
+from rootfree.analysis.grouping import studies
 from rootfree.analysis.page import render, safe_name
 from rootfree.analysis.searches import read_searches
 from rootfree.analysis.sections import FEW, bounds, spread
 from rootfree.analysis.statistics import Interval, t_interval
 from rootfree.analysis.style import Drawing, label, save_png
-from rootfree.analysis.tables import Study, read, studies
+from rootfree.analysis.tables import Study, read
 from rootfree.analysis.targets import profile, to_target
 from rootfree.analysis.verdicts import Judgement, scorecard, table
 
